@@ -1,0 +1,23 @@
+"""Encoders: frozen networks behind one protocol, and the registry that lists them.
+
+Importing this package imports neither torch nor onnxruntime.
+"""
+
+from geoelle.encoders.compact import compact_rgb_card
+from geoelle.encoders.inputs import check_batch
+from geoelle.encoders.masks import fixed_masks
+from geoelle.encoders.protocol import Encoder
+from geoelle.encoders.registry import get_card, list_encoders, load_encoder, register, unregister
+
+__all__ = [
+    "Encoder",
+    "check_batch",
+    "fixed_masks",
+    "get_card",
+    "list_encoders",
+    "load_encoder",
+    "register",
+    "unregister",
+]
+
+register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:CompactEncoder")

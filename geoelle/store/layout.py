@@ -1,0 +1,226 @@
+"""Zarr v3 stores on the chip grid: made whole by the coordinator, filled chunk by chunk, opened as xarray.
+
+Only the coordinator writes metadata, before jobs start; a job writes whole chunks of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+import zarr.errors
+from geozarr_toolkit import create_geozarr_attrs, create_multiscales_layout, create_zarr_conventions
+from geozarr_toolkit.conventions import (
+    MultiscalesConventionMetadata,
+    ProjConventionMetadata,
+    SpatialConventionMetadata,
+)
+from numpy.typing import NDArray
+from pyproj import CRS
+
+from geoelle.errors import NotFoundError, StoreError
+from geoelle.grid import ChipGrid, GridExtent
+from geoelle.schema import check_delta, check_difficulty, check_embeddings
+from geoelle.store.atomic import replacing
+
+_DAY = np.timedelta64(1, "D")
+_CHECKS = {"embeddings": check_embeddings, "difficulty": check_difficulty, "delta": check_delta}
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One array of a store, before it exists. Its chunk is one job's part unless `inner_chunk` splits a shard."""
+
+    name: str
+    dtype: str
+    fill: float | int
+    trailing: Mapping[str, int]
+    """Dimensions after (time, y, x) and their sizes."""
+    attrs: Mapping[str, Any]
+    inner_chunk: int | None = None
+    """Edge in chips of the chunks inside a job's shard; None: not sharded."""
+
+
+def create_store(
+    path: Path,
+    extent: GridExtent,
+    days: Sequence[np.datetime64],
+    variables: Sequence[Variable],
+    attrs: Mapping[str, Any],
+) -> None:
+    """Make a store's metadata at `path`, which must not exist: arrays of fill values, coordinates, CRS, attributes."""
+    root = zarr.create_group(path, zarr_format=3)
+    height, width = extent.shape
+    tile = extent.tile_chips
+    for variable in variables:
+        trailing = tuple(variable.trailing.values())
+        job = (1, min(tile, height), min(tile, width), *trailing)
+        inner = variable.inner_chunk
+        array = root.create_array(
+            variable.name,
+            shape=(len(days), height, width, *trailing),
+            dtype=variable.dtype,
+            fill_value=variable.fill,
+            chunks=job if inner is None else (1, min(inner, tile), min(inner, tile), *trailing),
+            shards=None if inner is None else job,
+            dimension_names=("time", "y", "x", *variable.trailing),
+        )
+        array.attrs.update({**variable.attrs, "grid_mapping": "spatial_ref"})
+    _create_coordinates(root, extent, days)
+    root.attrs.update({**_geo_attrs(extent), **attrs})
+
+
+def _create_coordinates(root: zarr.Group, extent: GridExtent, days: Sequence[np.datetime64]) -> None:
+    crs = CRS.from_epsg(extent.grid.epsg)
+    for axis, values in (("y", extent.y), ("x", extent.x)):
+        array = root.create_array(
+            axis, shape=values.shape, dtype="float64", chunks=values.shape, dimension_names=(axis,)
+        )
+        array[:] = values
+        word = "northing" if axis == "y" else "easting"
+        array.attrs.update(
+            {
+                "standard_name": f"projection_{axis}_coordinate",
+                "units": "m",
+                "long_name": f"{word} of the chip's centre",
+            }
+        )
+    time = root.create_array(
+        "time", shape=(len(days),), dtype="int64", chunks=(1024,), dimension_names=("time",)
+    )
+    time[:] = _as_days(days)
+    time.attrs.update(
+        {
+            "units": "days since 1970-01-01",
+            "calendar": "proleptic_gregorian",
+            "standard_name": "time",
+            "long_name": "solar day of the scene",
+        }
+    )
+    reference = root.create_array("spatial_ref", shape=(), dtype="int64", dimension_names=())
+    reference[...] = 0
+    t = extent.transform
+    reference.attrs.update({**crs.to_cf(), "GeoTransform": f"{t.c} {t.a} {t.b} {t.f} {t.d} {t.e}"})
+
+
+def _geo_attrs(extent: GridExtent) -> dict[str, Any]:
+    """Attributes of the GeoZarr conventions; one level until there are pyramids."""
+    t = extent.transform
+    height, width = extent.shape
+    attrs = create_geozarr_attrs(
+        dimensions=["y", "x"],
+        crs=f"EPSG:{extent.grid.epsg}",
+        transform=[t.a, t.b, t.c, t.d, t.e, t.f],
+        bbox=[t.c, t.f + t.e * height, t.c + t.a * width, t.f],
+        shape=[height, width],
+    )
+    conventions = create_zarr_conventions(
+        SpatialConventionMetadata(), ProjConventionMetadata(), MultiscalesConventionMetadata()
+    )
+    return {
+        **attrs,
+        **create_multiscales_layout(
+            [{"asset": ".", "transform": {"scale": [1.0, 1.0], "translation": [0.0, 0.0]}}]
+        ),
+        "zarr_conventions": conventions,
+        "Conventions": "CF-1.11",
+    }
+
+
+def write_store(
+    path: Path,
+    extent: GridExtent,
+    days: Sequence[np.datetime64],
+    variables: Sequence[Variable],
+    data: Mapping[str, NDArray[np.generic]],
+    attrs: Mapping[str, Any],
+) -> None:
+    """Write a whole store in one go; takes the place of what is at `path` only once it is complete."""
+    with replacing(path) as partial:
+        create_store(partial, extent, days, variables, attrs)
+        root = zarr.open_group(partial, mode="r+")
+        for variable in variables:
+            root[variable.name][...] = data[variable.name]  # type: ignore[index]
+
+
+def open_store(path: str | Path, kind: str | None = None) -> xr.Dataset:
+    """Open a store lazily, dates in order, checked against its contract.
+
+    Args:
+        path: Folder of the store.
+        kind: `embeddings`, `difficulty` or `delta`; None takes whichever it is.
+
+    Raises:
+        NotFoundError: If there is no store.
+        StoreError: If it is not one of geoelle's, or of another kind.
+        SchemaError: If it breaks its contract.
+    """
+    root = open_group(path)
+    found = root.attrs.get("geoelle:kind")
+    if found not in _CHECKS or (kind is not None and found != kind):
+        raise StoreError(
+            f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "
+            "give the store that the verb asks for."
+        )
+    ds = xr.open_zarr(path, consolidated=False, decode_coords="all", chunks=None).sortby("time")
+    _CHECKS[str(found)](ds)
+    return ds
+
+
+def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
+    """The Zarr group at `path`.
+
+    Raises:
+        NotFoundError: If there is none.
+        StoreError: If something else is there.
+    """
+    if not Path(path).exists():
+        raise NotFoundError(f"There is no store at {path}. Make it with the verb before this one.")
+    try:
+        return zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+    except (FileNotFoundError, ValueError, KeyError, NotADirectoryError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(
+            f"{path} is not a Zarr v3 store ({error}). Give the folder of a geoelle store."
+        ) from None
+
+
+def grid_attrs(extent: GridExtent) -> dict[str, Any]:
+    """The grid as stored: JSON that `extent_of` reads back."""
+    grid = extent.grid
+    return {
+        "epsg": grid.epsg,
+        "chip_size_m": grid.chip_size_m,
+        "stride_m": grid.stride_m,
+        "tile_chips": extent.tile_chips,
+        "tile_rows": [extent.tile_rows.start, extent.tile_rows.stop],
+        "tile_columns": [extent.tile_columns.start, extent.tile_columns.stop],
+    }
+
+
+def extent_of(attrs: Mapping[str, Any]) -> GridExtent:
+    """The grid extent that a store was made for.
+
+    Raises:
+        StoreError: If the attributes do not hold one.
+    """
+    try:
+        g = attrs["geoelle:grid"]
+        return GridExtent(
+            ChipGrid(int(g["epsg"]), float(g["chip_size_m"]), float(g["stride_m"])),
+            int(g["tile_chips"]),
+            range(*map(int, g["tile_rows"])),
+            range(*map(int, g["tile_columns"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"The store's attribute geoelle:grid is not a grid ({error}). Make the store again."
+        ) from None
+
+
+def _as_days(days: Sequence[np.datetime64]) -> NDArray[np.int64]:
+    return np.asarray(days, dtype="datetime64[ns]").astype("datetime64[D]").astype(np.int64)

@@ -1,0 +1,261 @@
+"""How well the compact encoder's embedding tells its loss, on chips that training never saw.
+
+Every figure is out of fold: scaler and alpha are chosen inside the training folds. Two schemes: random folds, and
+folds that hold whole classes out. EuroSAT RGB has no coordinates, so neither is a geographic holdout; the numbers
+say what the encoder is worth and not how a probe travels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from geoelle.encoders.masks import fixed_masks
+from geoelle.training.data import RgbChips
+from geoelle.training.loop import TrainedModel, normalised
+from geoelle.training.rivals import RIVALS, flexible, rivals
+
+Doubles = NDArray[np.float64]
+
+POOLINGS = ("cls", "mean")
+N_MASKS = 8
+N_FOLDS = 5
+FOLD_SEED = 0
+ALPHAS = np.logspace(-2, 5, 15)
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Embeddings and losses of chips at one size."""
+
+    chip_size_px: int
+    pixels: NDArray[np.uint8]
+    """(chip, y, x, band)."""
+    label: NDArray[np.int64]
+    embeddings: dict[str, Doubles]
+    """By pooling, (chip, feature)."""
+    loss: Doubles
+    """(chip, mask)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One predictor under one holdout, out of fold."""
+
+    chip_size_px: int
+    target: str
+    """`loss`, or `log loss` with every figure on the logarithmic scale."""
+    holdout: str
+    """`random` or `classes`."""
+    predictor: str
+    r: float
+    r_of_ceiling: float
+    """r over the highest r that the noise of the masks allows."""
+    rmse: float
+    partial_r: float | None = None
+    """Correlation with the loss of what is left of both once the four rivals are regressed out; None for rivals."""
+    partial_r_flexible: float | None = None
+    """The same beyond the rivals, their logarithms, squares and products."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeReport:
+    """Evaluation at one chip size."""
+
+    chip_size_px: int
+    n_chips: int
+    n_masks: int
+    mean_loss: float
+    sd_loss: float
+    """Of the chips' mean losses."""
+    reliability: float
+    """Split-half correlation of the chips' losses, stepped up to all masks (Spearman-Brown)."""
+    ceiling: float
+    """Square root of the reliability: no predictor's r can be expected above it."""
+    ceiling_log: float
+    """The same of the logarithm of the loss."""
+    scores: tuple[Score, ...]
+
+
+def centre_crops(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The middle `size` x `size` of chips (chip, y, x, band)."""
+    top = (pixels.shape[1] - size) // 2
+    left = (pixels.shape[2] - size) // 2
+    return pixels[:, top : top + size, left : left + size]
+
+
+def measure(trained: TrainedModel, chips: RgbChips, chip_size_px: int, n_masks: int = N_MASKS) -> Measured:
+    """Embed chips and take their own losses, at the centre crop of the size asked for."""
+    model, config = trained.model, trained.model.config
+    cropped = RgbChips(
+        centre_crops(chips.pixels, chip_size_px), chips.label, chips.name, chips.jpeg_bytes, chips.classes
+    )
+    pixels = normalised(cropped, trained.mean, trained.std)
+    masks = fixed_masks(chips.name, n_masks, config.n_tokens(chip_size_px), config.mask_ratio)
+    pooled: dict[str, list[NDArray[np.float32]]] = {pooling: [] for pooling in POOLINGS}
+    losses = np.empty((len(chips), n_masks))
+    with torch.inference_mode():
+        for start in range(0, len(chips), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            cls, tokens = model.features(pixels[part])
+            pooled["cls"].append(cls.numpy())
+            pooled["mean"].append(tokens.mean(dim=1).numpy())
+            for k in range(n_masks):
+                hidden = masks[part, k]
+                visible = np.nonzero(~hidden)[1].reshape(len(hidden), -1)
+                errors = model.patch_errors(pixels[part], torch.from_numpy(visible)).numpy()
+                losses[part, k] = np.mean(errors, axis=1, where=hidden)
+    embeddings = {pooling: np.concatenate(parts).astype(np.float64) for pooling, parts in pooled.items()}
+    return Measured(chip_size_px, cropped.pixels, chips.label, embeddings, losses)
+
+
+def correlation(a: Doubles, b: Doubles) -> float:
+    """Pearson's r of two vectors."""
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def reliability(loss: Doubles) -> float:
+    """Reliability of the mean over masks of `loss` (chip, mask).
+
+    Mean correlation over all ways to halve the masks, stepped up to all of them (Spearman-Brown).
+    """
+    k = loss.shape[1] // 2 * 2
+    correlations = []
+    for half in itertools.combinations(range(k), k // 2):
+        if 0 in half:  # each halving once
+            first = np.zeros(k, dtype=bool)
+            first[list(half)] = True
+            a, b = loss[:, :k][:, first].mean(axis=1), loss[:, :k][:, ~first].mean(axis=1)
+            correlations.append(correlation(a, b))
+    r = float(np.mean(correlations))
+    return 2 * r / (1 + r)
+
+
+def ceiling_of(loss: Doubles, target: str) -> float:
+    """Highest r that the noise of the masks allows for `loss` or `log loss`."""
+    return float(np.sqrt(max(reliability(np.log(loss) if target == "log loss" else loss), 0.0)))
+
+
+def random_folds(label: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Training and test rows of each random fold."""
+    yield from KFold(N_FOLDS, shuffle=True, random_state=FOLD_SEED).split(label)
+
+
+def class_folds(label: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Training and test rows with whole classes held out: neighbours in the list of classes go together."""
+    for group in np.array_split(np.unique(label), N_FOLDS):
+        held = np.isin(label, group)
+        yield np.flatnonzero(~held), np.flatnonzero(held)
+
+
+HOLDOUTS: dict[str, Callable[[NDArray[np.int64]], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]] = {
+    "random": random_folds,
+    "classes": class_folds,
+}
+
+
+def out_of_fold(features: Doubles, target: Doubles, label: NDArray[np.int64], holdout: str) -> Doubles:
+    """Ridge predictions for every chip from folds without it, (chip,)."""
+    predicted = np.empty(len(target))
+    for train, test in HOLDOUTS[holdout](label):
+        probe = make_pipeline(StandardScaler(), RidgeCV(ALPHAS)).fit(features[train], target[train])
+        predicted[test] = probe.predict(features[test])
+    return predicted
+
+
+def partial_r(predicted: Doubles, target: Doubles, beyond: Doubles) -> float:
+    """Correlation of `predicted` and `target` once `beyond` (chip, control) is regressed out of both."""
+    controls = (beyond - beyond.mean(axis=0)) / beyond.std(axis=0)
+    controls = np.concatenate([np.ones((len(target), 1)), controls], axis=1)
+    both = np.stack([predicted, target], axis=1)
+    left = both - controls @ np.linalg.lstsq(controls, both, rcond=None)[0]
+    return correlation(left[:, 0], left[:, 1])
+
+
+def evaluate_measured(measured: Measured) -> SizeReport:
+    """Score every predictor on measured chips."""
+    loss = measured.loss.mean(axis=1)
+    known = rivals(measured.pixels)
+    curved = flexible(known)
+    plain: dict[str, Doubles] = {name: known[:, [i]] for i, name in enumerate(RIVALS)}
+    plain["rivals together"] = known
+    plain["rivals, curved"] = curved
+    probes: dict[str, Doubles] = {}
+    for pooling, embedding in measured.embeddings.items():
+        plain[f"L2 norm ({pooling})"] = np.linalg.norm(embedding, axis=1, keepdims=True)
+        probes[f"probe ({pooling})"] = embedding
+        probes[f"probe ({pooling}) and curved rivals"] = np.concatenate([embedding, curved], axis=1)
+    scores = []
+    for (title, target), holdout in itertools.product((("loss", loss), ("log loss", np.log(loss))), HOLDOUTS):
+        for name, features in (plain | probes).items():
+            predicted = out_of_fold(features, target, measured.label, holdout)
+            r = correlation(predicted, target)
+            scores.append(
+                Score(
+                    chip_size_px=measured.chip_size_px,
+                    target=title,
+                    holdout=holdout,
+                    predictor=name,
+                    r=r,
+                    r_of_ceiling=r / ceiling_of(measured.loss, title),
+                    rmse=float(np.sqrt(np.mean((predicted - target) ** 2))),
+                    partial_r=partial_r(predicted, target, known) if name in probes else None,
+                    partial_r_flexible=partial_r(predicted, target, curved) if name in probes else None,
+                )
+            )
+    return SizeReport(
+        chip_size_px=measured.chip_size_px,
+        n_chips=len(loss),
+        n_masks=measured.loss.shape[1],
+        mean_loss=float(loss.mean()),
+        sd_loss=float(loss.std()),
+        reliability=reliability(measured.loss),
+        ceiling=ceiling_of(measured.loss, "loss"),
+        ceiling_log=ceiling_of(measured.loss, "log loss"),
+        scores=tuple(scores),
+    )
+
+
+def evaluate(trained: TrainedModel, held_out: RgbChips, n_masks: int = N_MASKS) -> tuple[SizeReport, ...]:
+    """Evaluate a network on held-out chips, at every chip size that it takes."""
+    return tuple(
+        evaluate_measured(measure(trained, held_out, size, n_masks)) for size in trained.model.config.chip_sizes_px
+    )
+
+
+def figure(
+    reports: tuple[SizeReport, ...], *, holdout: str, predictor: str, field: str, target: str = "loss"
+) -> float:
+    """Mean over chip sizes of one column of the scores."""
+    rows = [
+        score
+        for report in reports
+        for score in report.scores
+        if (score.holdout, score.predictor, score.target) == (holdout, predictor, target)
+    ]
+    return float(np.mean([getattr(row, field) for row in rows]))
+
+
+def best_pooling(reports: tuple[SizeReport, ...]) -> str:
+    """The pooling whose probe has the higher r with whole classes held out, over the chip sizes."""
+    return max(
+        POOLINGS, key=lambda pooling: figure(reports, holdout="classes", predictor=f"probe ({pooling})", field="r")
+    )
+
+
+def added(reports: tuple[SizeReport, ...]) -> float:
+    """What the probe adds beyond the rivals, the figure that variants are chosen by.
+
+    Partial r beyond the four rivals with whole classes held out, mean over chip sizes, at the better pooling.
+    """
+    return figure(reports, holdout="classes", predictor=f"probe ({best_pooling(reports)})", field="partial_r")
