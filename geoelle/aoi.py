@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from geoelle.errors import AOIError
 from geoelle.schema import check_aoi
 
-AOILike = str | Path | gpd.GeoDataFrame | BaseGeometry | tuple[float, float, float, float]
+type AOILike = str | Path | gpd.GeoDataFrame | BaseGeometry | tuple[float, float, float, float]
 """A GeoJSON file, a GeoDataFrame, a geometry in EPSG:4326, or (west, south, east, north) in degrees."""
 
 _LONLAT_CRS = ("EPSG:4326", "EPSG::4326", "CRS84")
@@ -74,9 +74,7 @@ def _from_file(path: Path) -> gpd.GeoDataFrame:
     except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
         raise AOIError(f"{path} is not GeoJSON ({error}). Give a GeoJSON file with polygons.") from None
     if not isinstance(document, dict) or "type" not in document:
-        raise AOIError(
-            f"{path} is JSON but not GeoJSON: it has no `type`. Give a GeoJSON file with polygons."
-        )
+        raise AOIError(f"{path} is JSON but not GeoJSON: it has no `type`. Give a GeoJSON file with polygons.")
     _refuse_other_crs(document, path)
     features = _features(document, path)
     geometries = []
@@ -114,9 +112,6 @@ def _refuse_other_crs(document: dict[str, Any], path: Path) -> None:
 
 
 def _frame(geometries: list[BaseGeometry], properties: list[dict[str, Any]], name: str) -> gpd.GeoDataFrame:
-    ids = [
-        str(p.get("aoi_id") or (name if len(properties) == 1 else f"{name}-{i}"))
-        for i, p in enumerate(properties)
-    ]
+    ids = [str(p.get("aoi_id") or (name if len(properties) == 1 else f"{name}-{i}")) for i, p in enumerate(properties)]
     names = [str(p.get("name") or i) for p, i in zip(properties, ids, strict=True)]
     return gpd.GeoDataFrame({"aoi_id": ids, "name": names}, geometry=geometries, crs=4326)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -90,7 +91,7 @@ def cut_chips(
     return TileChips(batch, (rows, columns), valid_fraction, cloud_fraction, contrast, status)
 
 
-def _windows(array: NDArray[np.generic], size: int, stride: int) -> NDArray[np.generic]:
+def _windows(array: NDArray[Any], size: int, stride: int) -> NDArray[Any]:
     """(…, y, x) to (…, chip_y, chip_x, y, x), a view."""
     view = sliding_window_view(array, (size, size), axis=(-2, -1))
     return view[..., ::stride, ::stride, :, :]

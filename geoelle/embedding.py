@@ -37,7 +37,7 @@ from geoelle.store import open_store
 from geoelle.store.embeddings import prepare, stored_digests, write_job
 from geoelle.store.layout import grid_attrs
 
-ItemsLike = str | Path | gpd.GeoDataFrame
+type ItemsLike = str | Path | gpd.GeoDataFrame
 _ENCODING = threading.Lock()
 """One encoder at a time in a process; reading goes on beside it."""
 

@@ -74,9 +74,7 @@ class ChipGrid:
 
     def chip_ids(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.str_]:
         """Ids of the chips at (rows[i], columns[i])."""
-        return np.array(
-            [self.chip_id(int(r), int(c)) for r, c in zip(rows, columns, strict=True)], dtype=np.str_
-        )
+        return np.array([self.chip_id(int(r), int(c)) for r, c in zip(rows, columns, strict=True)], dtype=np.str_)
 
     @staticmethod
     def parse_chip_id(chip_id: str) -> tuple[ChipGrid, int, int]:
@@ -96,7 +94,7 @@ class ChipGrid:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Eastings and northings of chip centres, metres, each shaped like its argument."""
         half = self.chip_size_m / 2
-        return columns * self.stride_m + half, rows * self.stride_m + half
+        return np.asarray(columns * self.stride_m + half), np.asarray(rows * self.stride_m + half)
 
     def lonlat(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
         """Longitude and latitude of chip centres, degrees, of shape (chip, 2)."""
@@ -173,12 +171,12 @@ class GridExtent:
     @property
     def y(self) -> NDArray[np.float64]:
         """Northings of chip centres, descending, metres."""
-        return self.rows * self.grid.stride_m + self.grid.chip_size_m / 2
+        return np.asarray(self.rows * self.grid.stride_m + self.grid.chip_size_m / 2, dtype=np.float64)
 
     @property
     def x(self) -> NDArray[np.float64]:
         """Eastings of chip centres, ascending, metres."""
-        return self.columns * self.grid.stride_m + self.grid.chip_size_m / 2
+        return np.asarray(self.columns * self.grid.stride_m + self.grid.chip_size_m / 2, dtype=np.float64)
 
     @property
     def transform(self) -> Affine:

@@ -90,9 +90,7 @@ def _load(items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str]) -> 
             driver=_DeclaredNodataDriver(),
             fail_on_error=True,
         )
-    except (
-        Exception
-    ) as error:  # GDAL, the transport and odc raise many kinds; the job must name its item for each
+    except Exception as error:  # GDAL, the transport and odc raise many kinds; the job must name its item for each
         _refuse(items, names, error)
     if ds.sizes.get("time", 0) == 0:
         return np.full((len(names), *geobox.shape), np.nan, dtype=np.float32)
@@ -116,9 +114,7 @@ def _pystac_item(item: ItemRecord, names: Sequence[str]) -> pystac.Item:
     return pystac.Item.from_dict({**item.raw, "assets": {key: assets[key] for key in sorted(keys)}})
 
 
-def _scaling(
-    items: Sequence[ItemRecord], bands: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _scaling(items: Sequence[ItemRecord], bands: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     states = {tuple((i.assets[b].scale, i.assets[b].offset) for b in bands): i.id for i in items}
     if len(states) > 1:
         (_, first), (_, second) = list(states.items())[:2]
@@ -157,9 +153,7 @@ def _refuse(items: Sequence[ItemRecord], names: Sequence[str], error: Exception)
         if item.assets[name].href.rsplit("/", 1)[-1] in said
     ]
     where = guilty[0] if guilty else "item " + ", ".join(item.id for item in items)
-    raise ImageryError(
-        f"Cannot read {where}: {said}. Run again to take it up once the file is whole."
-    ) from error
+    raise ImageryError(f"Cannot read {where}: {said}. Run again to take it up once the file is whole.") from error
 
 
 class _DeclaredNodataReader(RioReader):  # type: ignore[misc]

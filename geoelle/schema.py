@@ -110,9 +110,7 @@ def check_items(items: Iterable[ItemRecord], bands: Iterable[str] = ()) -> None:
     """
     for item in items:
         if not item.assets:
-            raise _refuse(
-                f"Item {item.id}", "no band assets", "at least one", "Check the sensor of the search."
-            )
+            raise _refuse(f"Item {item.id}", "no band assets", "at least one", "Check the sensor of the search.")
         for band in bands:
             if band not in item.assets:
                 raise _refuse(
@@ -184,13 +182,9 @@ def _check_dataset(ds: xr.Dataset, what: str, variables: Mapping[str, tuple[tupl
             )  # fmt: skip
     y = np.asarray(ds["y"].values)
     if y.size > 1 and not (np.diff(y) < 0).all():
-        raise _refuse(
-            f"{what}, coordinate 'y'", "values that do not fall", "y descending", "Sort it north first."
-        )
+        raise _refuse(f"{what}, coordinate 'y'", "values that do not fall", "y descending", "Sort it north first.")
     if str(ds["time"].dtype) != "datetime64[ns]":
-        raise _refuse(
-            f"{what}, coordinate 'time'", str(ds["time"].dtype), "datetime64[ns]", "Cast it at the boundary."
-        )
+        raise _refuse(f"{what}, coordinate 'time'", str(ds["time"].dtype), "datetime64[ns]", "Cast it at the boundary.")
     if "spatial_ref" not in ds.coords:
         raise _refuse(what, "no 'spatial_ref'", "the CRS as CF grid mapping", "Write it with rio.write_crs.")
 
@@ -237,9 +231,7 @@ def check_delta(ds: xr.Dataset) -> None:
 def _check_columns(frame: gpd.GeoDataFrame, what: str, columns: Iterable[str]) -> None:
     missing = [c for c in columns if c not in frame.columns]
     if missing:
-        raise _refuse(
-            what, f"columns {sorted(map(str, frame.columns))}", f"also {missing}", "Write it with geoelle."
-        )
+        raise _refuse(what, f"columns {sorted(map(str, frame.columns))}", f"also {missing}", "Write it with geoelle.")
 
 
 def check_alerts(alerts: gpd.GeoDataFrame) -> None:
@@ -250,9 +242,7 @@ def check_alerts(alerts: gpd.GeoDataFrame) -> None:
     """
     _check_columns(alerts, "Alerts", ALERT_COLUMNS)
     if list(alerts["rank"]) != list(range(1, len(alerts) + 1)):
-        raise _refuse(
-            "Alerts, column 'rank'", f"{list(alerts['rank'])[:5]} …", "1, 2, 3, …", "Sort them by rank."
-        )
+        raise _refuse("Alerts, column 'rank'", f"{list(alerts['rank'])[:5]} …", "1, 2, 3, …", "Sort them by rank.")
     if alerts.crs is None or alerts.crs.to_epsg() != 4326:
         raise _refuse("Alerts", f"CRS {alerts.crs}", "EPSG:4326", "Use to_crs(4326).")
 
@@ -268,8 +258,6 @@ def check_pairs(pairs: gpd.GeoDataFrame) -> None:
         raise _refuse("Pairs", "no row", "at least one", "Calibrate on more dates or a larger area.")
     widths = {len(e) for e in pairs["embedding"]}
     if len(widths) != 1:
-        raise _refuse(
-            "Pairs, column 'embedding'", f"lengths {sorted(widths)}", "one length", "Do not mix encoders."
-        )
+        raise _refuse("Pairs, column 'embedding'", f"lengths {sorted(widths)}", "one length", "Do not mix encoders.")
     if not np.isfinite(pairs["loss"].to_numpy()).all():
         raise _refuse("Pairs, column 'loss'", "values that are not finite", "numbers", "Drop those rows.")

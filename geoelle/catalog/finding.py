@@ -185,13 +185,13 @@ def _nothing(
     return f"No items in {catalog} for {asked}: {counts.sentence()}. {remedy}."
 
 
-class _TimedIO(DefaultStacIO):
+class _TimedIO(DefaultStacIO):  # type: ignore[misc]
     """Files from disk as pystac reads them; what comes over the network with a time-out and retries."""
 
     def read_text_from_href(self, href: str) -> str:
         if urlsplit(href).scheme in ("http", "https"):
-            return StacApiIO(timeout=_TIMEOUT_S, max_retries=_RETRIES).read_text_from_href(href)
-        return super().read_text_from_href(href)
+            return str(StacApiIO(timeout=_TIMEOUT_S, max_retries=_RETRIES).read_text_from_href(href))
+        return str(super().read_text_from_href(href))
 
 
 class _Source:

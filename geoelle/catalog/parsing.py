@@ -180,7 +180,8 @@ def _time(value: Any) -> np.datetime64 | None:
 def _bbox(item_id: str, raw: Mapping[str, Any]) -> tuple[float, float, float, float]:
     bbox = raw.get("bbox")
     if isinstance(bbox, list | tuple) and len(bbox) in (4, 6):
-        numbers = [_number(v) for v in (bbox[:2] + bbox[2:4] if len(bbox) == 4 else bbox[:2] + bbox[3:5])]
+        corners = list(bbox)
+        numbers = [_number(v) for v in (corners if len(corners) == 4 else corners[:2] + corners[3:5])]
         if all(n is not None for n in numbers):
             west, south, east, north = (float(n) for n in numbers if n is not None)
             return west, south, east, north

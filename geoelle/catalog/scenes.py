@@ -23,7 +23,7 @@ def solar_day(item: ItemRecord) -> np.datetime64:
         # A time of exactly midnight UTC is a date without a time of day, and stays that date.
         if time != time.astype("datetime64[D]").astype("datetime64[ns]"):
             time = time + np.timedelta64(round(middle * _NS_PER_DEGREE), "ns")
-    return time.astype("datetime64[D]").astype("datetime64[ns]")
+    return np.datetime64(time.astype("datetime64[D]"), "ns")
 
 
 def group_scenes(items: Iterable[ItemRecord]) -> list[Scene]:

@@ -29,9 +29,7 @@ class CompactEncoder:
     as its constructor's arguments.
     """
 
-    def __init__(
-        self, folder: str | Path | None = None, *, runtime: RuntimeName = "onnx", threads: int = 2
-    ) -> None:
+    def __init__(self, folder: str | Path | None = None, *, runtime: RuntimeName = "onnx", threads: int = 2) -> None:
         """Load weights and card.
 
         Args:
@@ -139,7 +137,7 @@ class CompactEncoder:
         check_masks(self._card, batch, masks)
         patch = self._card.patch_px
         side = pixels.shape[-1] // patch
-        known = good.reshape(len(batch), side, patch, side, patch).all(axis=(2, 4)).reshape(len(batch), -1)
+        known = good.reshape(len(batch), side, patch, side, patch).all(axis=(2, 4)).reshape(len(batch), side * side)
         out = np.full(masks.shape, np.nan, dtype=np.float32)
 
         def one(i: int) -> None:

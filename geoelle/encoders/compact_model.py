@@ -126,9 +126,7 @@ class CompactMAE(nn.Module):  # type: ignore[misc]
             side = size // c.patch_px
             # Buffers, so that they lie in the weights file and the graphs refer to them like to any weight.
             self.register_buffer(f"positions_{side * side}", sin_cos_positions(side, c.width)[None])
-            self.register_buffer(
-                f"decoder_positions_{side * side}", sin_cos_positions(side, c.decoder_width)[None]
-            )
+            self.register_buffer(f"decoder_positions_{side * side}", sin_cos_positions(side, c.decoder_width)[None])
         self._initialise()
 
     def _initialise(self) -> None:

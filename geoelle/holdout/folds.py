@@ -137,8 +137,10 @@ def buffer_mask(train_lonlat: ArrayLike, test_lonlat: ArrayLike, buffer_m: float
         raise GridError(f"The buffer is {buffer_m} m. Expected 0 or more, finite; about the range of correlation.")
     if buffer_m == 0 or len(test) == 0 or len(train) == 0:
         return np.zeros(len(train), dtype=np.bool_)
+    if buffer_m >= np.pi * _EARTH_RADIUS_M:
+        return np.ones(len(train), dtype=np.bool_)
     # A chord of the unit sphere grows with the arc, up to half the way round.
-    chord = 2 * np.sin(min(buffer_m / _EARTH_RADIUS_M, np.pi) / 2)
+    chord = 2 * np.sin(buffer_m / _EARTH_RADIUS_M / 2)
     distance, _ = KDTree(_unit_sphere(test)).query(_unit_sphere(train), k=1)
     return np.asarray(distance < chord, dtype=np.bool_)
 

@@ -13,7 +13,7 @@ from geoelle.errors import ProbeError, TooFewBlocksError
 from geoelle.probe.meta import ProbeMeta, Transform
 from geoelle.probe.probe import Probe
 from geoelle.probe.ridge import DEFAULT_ALPHAS, atoms_from_folds, cross_validate, fit_ridge, out_of_fold
-from geoelle.probe.statistics import RidgeStatistics, held_out_metrics, merge_all
+from geoelle.probe.statistics import RidgeStatistics, held_out_metrics, merge_all, not_finite_error
 from geoelle.probe.support import distance_threshold
 from geoelle.provenance import content_order
 
@@ -83,6 +83,9 @@ def fit_probe(
                 f"Chips of one block lie in several folds, {split} times over {n_blocks} blocks. "
                 "Expected whole blocks in folds; make the folds with folds_from_blocks."
             )
+    # Here as well as per atom, where the count would be that of one fold.
+    if not np.isfinite(x).all():
+        raise not_finite_error(x, y)
     _check_loss(y, transform, nonnegative)
     target = np.log(y) if transform == "log" else y
 

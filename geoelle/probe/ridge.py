@@ -19,6 +19,7 @@ from geoelle.probe.statistics import (
     merge_all,
     merge_moments,
 )
+from geoelle.probe.threads import map_cores
 
 DEFAULT_ALPHAS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
 """Penalties tried: once decomposed, another one costs next to nothing."""
@@ -97,7 +98,8 @@ def fit_ridge(stats: RidgeStatistics, alphas: ArrayLike = DEFAULT_ALPHAS) -> Rid
     Raises:
         ProbeError: If a penalty is not positive and finite.
     """
-    return _Decomposition(stats).path(check_alphas(alphas))
+    penalties = check_alphas(alphas)
+    return map_cores(lambda training: _Decomposition(training).path(penalties), [stats])[0]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -185,33 +187,37 @@ def cross_validate(atoms: Mapping[FoldKey, RidgeStatistics], alphas: ArrayLike =
             f"Found {k} folds with chips in them; a penalty is chosen inside the training folds, which "
             f"takes at least {MIN_FOLDS}. Use more blocks, or folds drawn at random."
         )
-    inner = np.zeros((k, penalties.size))
-    for f, g in combinations(range(k), 2):
-        path = fit_ridge(merge_all(atoms[folds[i]] for i in range(k) if i not in (f, g)), penalties)
-        for test, held_out in ((g, f), (f, g)):
-            inner[held_out] += held_out_moments(atoms[folds[test]], path.weights, path.intercept).squared_error
 
-    weights, intercepts, moments, leverage, n_train = [], [], [], [], []
-    for f in range(k):
+    def pair_errors(pair: tuple[int, int]) -> NDArray[np.float64]:
+        """Squared errors on each of two folds when both are left out, shape (2, alpha)."""
+        path = _Decomposition(merge_all(atoms[folds[i]] for i in range(k) if i not in pair)).path(penalties)
+        return np.array([held_out_moments(atoms[folds[i]], path.weights, path.intercept).squared_error for i in pair])
+
+    def held_out(f: int) -> tuple[int, RidgePath, Moments, NDArray[np.float64]]:
         train = merge_all(atoms[folds[i]] for i in range(k) if i != f)
         decomposition = _Decomposition(train)
         path = decomposition.path(penalties)
-        weights.append(path.weights)
-        intercepts.append(path.intercept)
-        moments.append(held_out_moments(atoms[folds[f]], path.weights, path.intercept))
-        leverage.append(decomposition.mean_leverage(atoms[folds[f]], penalties))
-        n_train.append(train.n)
-    total = np.sum([m.squared_error for m in moments], axis=0)
+        moments = held_out_moments(atoms[folds[f]], path.weights, path.intercept)
+        return train.n, path, moments, decomposition.mean_leverage(atoms[folds[f]], penalties)
+
+    pairs = list(combinations(range(k), 2))
+    errors = map_cores(pair_errors, pairs)
+    n_train, paths, moments, leverage = zip(*map_cores(held_out, range(k)), strict=True)
+
+    inner = np.zeros((k, penalties.size))
+    for (f, g), (error_f, error_g) in zip(pairs, errors, strict=True):
+        inner[f] += error_g
+        inner[g] += error_f
     return CrossValidation(
         folds=folds,
         alphas=penalties,
-        weights=np.array(weights),
-        intercept=np.array(intercepts),
-        moments=tuple(moments),
+        weights=np.array([path.weights for path in paths]),
+        intercept=np.array([path.intercept for path in paths]),
+        moments=moments,
         leverage=np.array(leverage),
         n_train=np.array(n_train, dtype=np.int64),
-        chosen=np.array([_best(errors, penalties) for errors in inner], dtype=np.intp),
-        best=_best(total, penalties),
+        chosen=np.array([_best(row, penalties) for row in inner], dtype=np.intp),
+        best=_best(np.sum([m.squared_error for m in moments], axis=0), penalties),
     )
 
 
@@ -229,11 +235,10 @@ def atoms_from_folds(x: ArrayLike, y: ArrayLike, fold: ArrayLike) -> dict[FoldKe
     x, y, fold = np.asarray(x), np.asarray(y), np.asarray(fold)
     if fold.shape != x.shape[:1]:
         raise ProbeError(f"Found folds of shape {fold.shape} for {x.shape[0]} rows. Expected one fold per row.")
-    atoms: dict[FoldKey, RidgeStatistics] = {}
-    for f in np.unique(fold).tolist():
-        rows = fold == f
-        atoms[f] = RidgeStatistics.from_arrays(x[rows], y[rows])
-    return atoms
+    keys: list[FoldKey] = np.unique(fold).tolist()
+    return dict(
+        zip(keys, map_cores(lambda f: RidgeStatistics.from_arrays(x[fold == f], y[fold == f]), keys), strict=True)
+    )
 
 
 def out_of_fold(x: ArrayLike, fold: ArrayLike, cv: CrossValidation) -> NDArray[np.float64]:

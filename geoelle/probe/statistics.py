@@ -93,7 +93,7 @@ class RidgeStatistics:
             with np.errstate(invalid="ignore"):  # inf - inf; reported just below
                 mean = z.mean(axis=0)
             if not np.isfinite(mean).all():
-                raise _not_finite(x, y)
+                raise not_finite_error(x, y)
             z -= mean
             scatter += z.T @ z
             means.append(mean)
@@ -149,7 +149,8 @@ def _merge(counts: Sequence[int], means: NDArray[np.float64], scatter: NDArray[n
     )
 
 
-def _not_finite(x: NDArray[np.generic], y: NDArray[np.float64]) -> ProbeError:
+def not_finite_error(x: NDArray[np.generic], y: NDArray[np.float64]) -> ProbeError:
+    """The refusal of pairs with NaN or infinity, with their number."""
     bad_x = int((~np.isfinite(x).all(axis=1)).sum())
     bad_y = int((~np.isfinite(y)).sum())
     return ProbeError(

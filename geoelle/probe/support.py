@@ -33,8 +33,10 @@ def nearest_distance(
     norms = np.einsum("ij,ij->i", stored, stored)
     for start in range(0, len(z), _CHUNK_ROWS):
         rows = z[start : start + _CHUNK_ROWS]
-        # Without |z|²: it is the same for all candidates of a row.
-        rank = norms - 2.0 * (rows @ stored.T)
+        # Without |z|²: it is the same for all candidates of a row. In place: this array is the largest here.
+        rank = rows @ stored.T
+        rank *= -2.0
+        rank += norms
         if groups is not None:
             rank[groups[0][start : start + _CHUNK_ROWS, None] == groups[1]] = np.inf
         nearest = rank.argmin(axis=1)

@@ -39,8 +39,10 @@ class Happening:
     """0 to 1; for a flood the depth relative to the deepest."""
     mask: NDArray[np.bool_]
     """What the truth calls affected."""
-    radius_m: float
-    centre_m: tuple[float, float]
+    stained: NDArray[np.bool_]
+    """Standing water that a flood turns muddy: visible, but no event of its own."""
+    window: tuple[slice, slice]
+    """Rows and columns beyond which the event does nothing."""
 
     def remaining(self, day: date) -> float:
         """How much of the first day's effect is left on `day`; 0 before the event."""
@@ -66,7 +68,7 @@ def place_events(config: SimulationConfig, plane: Plane, land: Landscape) -> tup
         happening = _place(config, plane, land, spec, number, taken)
         if not happening.mask.any():
             raise ConfigError(
-                f"The {spec.kind} finds no ground to act on; give it another offset_m, a larger radius_m or a larger area."
+                f"The {spec.kind} finds no ground to act on; give it another offset_m or radius_m, or a larger area."
             )
         taken |= ndimage.binary_dilation(happening.mask, iterations=8)
         placed.append(happening)
@@ -82,21 +84,21 @@ def strike(
         left = event.remaining(day)
         if left == 0.0:
             continue
-        rows, columns = ndimage.find_objects(event.mask.astype(np.uint8))[0]
-        window = (slice(max(rows.start - 3, 0), rows.stop + 3), slice(max(columns.start - 3, 0), columns.stop + 3))
+        window = event.window
         severity, grain = event.severity[window], rough[window]
         if event.kind == "flood":
             # The water line falls: the deepest places stay wet longest, mud is left behind.
             wet = (severity > 1.0 - left) & (severity > 0)
             age = (day - event.day).days
             muddy = np.where(severity > 0, np.float32(0.75 * math.exp(-age / 70.0)), np.float32(0.0))
-            steps = [("mud", np.where(wet, np.float32(0), muddy), 0.6), ("muddy", wet.astype(np.float32), 0.05)]
+            turbid = np.where(event.stained[window], np.float32(0.9 * left), wet.astype(np.float32))
+            steps = [("mud", np.where(wet, np.float32(0), muddy), 0.6), ("muddy", turbid, 0.05)]
             classes[window][(severity > 0) & ~wet] = 5
             classes[window][wet] = 6
         else:
             material = "char" if event.kind == "burn" else "felled"
             share = np.clip(severity * np.float32(0.95 * left), 0, 1).astype(np.float32)
-            steps = [(material, share, 0.5 if event.kind == "burn" else 1.2)]
+            steps = [(material, share, 0.9 if event.kind == "burn" else 1.2)]
             classes[window][share > 0.45] = 5
         for material, share, graininess in steps:
             target = spectrum(material, bands)
@@ -125,15 +127,22 @@ def _place(
         "flood": (kind == Kind.WATER),
         "clearing": np.isin(kind, FOREST),
     }[spec.kind]
+    roofs = np.isin(kind, (Kind.ROOF_RED, Kind.ROOF_GREY, Kind.HALL))
     if spec.offset_m is not None:
         centre = spec.offset_m
     else:
-        centre = _best_place(config, plane, suits, taken, radius, river_only=spec.kind == "flood", stage=land.stage)
+        low = None
+        if spec.kind == "flood":  # farmland on the valley floor beside the river: the streets stay dry
+            fields = (kind >= Kind.CEREAL) & (kind <= Kind.ORCHARD)
+            low = fields & (land.stage < np.quantile(land.stage[::4, ::4], 0.3))
+        centre = _best_place(config, plane, suits, taken, radius, low)
     x, y = plane.x[None, :] - np.float32(centre[0]), plane.y[:, None] - np.float32(centre[1])
     rng = generator(config.seed, "event", number, spec.kind)
+    stained = np.zeros(plane.shape, dtype=bool)
     solid = ~np.isin(kind, (Kind.WATER, Kind.STREET, Kind.ROOF_RED, Kind.ROOF_GREY, Kind.HALL)) & ~taken
     if spec.kind == "flood":
-        severity = _flooded(x, y, radius, land.stage, (kind != Kind.WATER) & ~taken)
+        severity = _flooded(x, y, radius, land.stage, (kind != Kind.WATER) & ~roofs & ~taken)
+        stained = (kind == Kind.WATER) & (np.hypot(x, y) < 1.25 * radius)
     elif spec.kind == "burn":
         severity = _burnt(x, y, radius, plane, rng, solid)
     else:
@@ -141,19 +150,31 @@ def _place(
     threshold = 0.0 if spec.kind == "flood" else 0.3
     day = _event_day(config, spec)
     name = f"{spec.kind}-{number + 1}"
-    return Happening(name, spec.kind, day, severity, severity > threshold, radius, (float(centre[0]), float(centre[1])))
+    return Happening(name, spec.kind, day, severity, severity > threshold, stained, _window(severity > 0, stained))
+
+
+def _window(touched: NDArray[np.bool_], stained: NDArray[np.bool_]) -> tuple[slice, slice]:
+    rows, columns = np.nonzero(touched | stained)
+    if not rows.size:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
 
 
 def _best_place(
-    config: SimulationConfig, plane: Plane, suits: NDArray[np.bool_], taken: NDArray[np.bool_], radius: float,
-    *, river_only: bool, stage: Field,
-) -> tuple[float, float]:  # fmt: skip
-    """The centre whose surroundings suit best and are free, away from the area's rim."""
+    config: SimulationConfig,
+    plane: Plane,
+    suits: NDArray[np.bool_],
+    taken: NDArray[np.bool_],
+    radius: float,
+    low: NDArray[np.bool_] | None,
+) -> tuple[float, float]:
+    """The centre whose surroundings suit best and are free, away from the area's rim.
+
+    With `low`, that is what is sought, and what `suits` counts against: low ground, not the middle of a lake.
+    """
     size = max(3, 2 * round(radius / plane.gsd_m))
-    worth = np.where(taken, np.float32(-2.0), suits.astype(np.float32))
-    if river_only:  # water with low ground around it, not the middle of a lake
-        low = stage < np.quantile(stage[::4, ::4], 0.25)
-        worth = np.where(taken, np.float32(-2.0), np.where(suits, np.float32(-0.3), low.astype(np.float32)))
+    worth = suits.astype(np.float32) if low is None else low.astype(np.float32) - np.float32(0.3) * suits
+    worth = np.where(taken, np.float32(-2.0), worth)
     score = ndimage.uniform_filter(worth, size, mode="constant", cval=-0.5)
     inside_x = np.abs(plane.x)[None, :] < max(config.width_m / 2 - 1.1 * radius, 0.15 * config.width_m)
     inside_y = np.abs(plane.y)[:, None] < max(config.height_m / 2 - 1.1 * radius, 0.15 * config.height_m)

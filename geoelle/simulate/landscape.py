@@ -80,7 +80,7 @@ def grow(config: SimulationConfig, plane: Plane) -> Landscape:
     height += 7.0 * coarse_power_law(shape, generator(seed, "knolls"), beta=2.6, step=max(1, step // 2))
     valley = np.exp(-((to_river / min(1_400.0, 0.16 * extent)) ** 2))
     # Interpolated noise has kinks between its knots, which a low sun would show as lines across the fields.
-    height = ndimage.gaussian_filter(height, 0.6 * step)
+    height = ndimage.gaussian_filter(height, 1.2 * step)
     low = float(np.percentile(height, 12))
     height = (height - low) * (1.0 - 0.96 * valley)
     stage = np.asarray(np.abs(height) + 0.006 * np.abs(to_river), dtype=np.float32)
@@ -106,11 +106,17 @@ def grow(config: SimulationConfig, plane: Plane) -> Landscape:
 
     _, first, unit = np.unique(key.ravel(), return_index=True, return_inverse=True)
     units = Units(kind.ravel()[first], key.ravel()[first])
-    unit = unit.reshape(shape).astype(np.int32)
+    unit_of: NDArray[np.int32] = np.asarray(unit.reshape(shape), dtype=np.int32)
     slope_y, slope_x = np.gradient(height, gsd)
-    rough, patchy = _textures(seed, shape, units.kind[unit], lattice.across, gsd)
+    rough, patchy = _textures(seed, shape, units.kind[unit_of], lattice.across, gsd)
     return Landscape(
-        unit, units, rough, patchy, slope_x.astype(np.float32), (-slope_y).astype(np.float32), stage
+        unit=unit_of,
+        units=units,
+        rough=rough,
+        patchy=patchy,
+        slope_x=np.asarray(slope_x, dtype=np.float32),
+        slope_y=np.asarray(-slope_y, dtype=np.float32),
+        stage=stage,
     )
 
 
@@ -130,7 +136,9 @@ def _parcels(seed: int, plane: Plane, x: Field, y: Field, step: int) -> _Parcels
     span_x, span_y = float(np.ptp(plane.x)), float(np.ptp(plane.y))
     pitch = min(_DISTRICT_M, 0.45 * min(span_x, span_y))
     n = max(4, round(span_x * span_y / pitch**2))
-    seeds = np.column_stack([rng.uniform(plane.x.min(), plane.x.max(), n), rng.uniform(plane.y.min(), plane.y.max(), n)])
+    seeds = np.column_stack(
+        [rng.uniform(plane.x.min(), plane.x.max(), n), rng.uniform(plane.y.min(), plane.y.max(), n)]
+    )
     warp = [0.12 * pitch * coarse_power_law(plane.shape, generator(seed, "warp", k), beta=2.8, step=step) for k in "xy"]
     points = np.stack([x + warp[0], y + warp[1]], axis=-1).reshape(-1, 2)
     district = cKDTree(seeds).query(points, workers=2)[1].reshape(plane.shape).astype(np.int64)
@@ -169,6 +177,8 @@ def _river(config: SimulationConfig, plane: Plane, extent: float, step: int) -> 
     for wave, share in ((1.1, 0.050), (0.37, 0.026), (0.13, 0.010)):
         bends = bends + share * extent * np.sin(2 * math.pi * along / (wave * extent) + rng.uniform(0, 2 * math.pi))
     wander = coarse_power_law(plane.shape, generator(config.seed, "meander"), beta=3.6, step=step)
+    # The distance below divides by a gradient, which would jump at every knot of the interpolation.
+    wander = ndimage.gaussian_filter(wander, 1.2 * step)
     offset = across - bends - rng.uniform(-0.06, 0.06) * extent + 0.018 * extent * wander
     # Dividing by the gradient turns the implicit curve into a distance, so that bends keep their width.
     gy, gx = np.gradient(offset.astype(np.float32), plane.gsd_m)

@@ -46,7 +46,12 @@ def power_law(
 
 
 def coarse_power_law(
-    shape: tuple[int, int], rng: np.random.Generator, *, beta: float, step: int, stretch: tuple[float, float] = (1.0, 1.0)
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    beta: float,
+    step: int,
+    stretch: tuple[float, float] = (1.0, 1.0),
 ) -> Field:
     """`power_law` drawn on every `step`-th pixel and interpolated: for fields that are smooth at that scale."""
     small = (max(8, -(-shape[0] // step) + 1), max(8, -(-shape[1] // step) + 1))
@@ -66,7 +71,7 @@ def mix(*parts: NDArray[np.integer] | int) -> NDArray[np.uint64]:
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
-            word = np.asarray(part).astype(np.int64).view(np.uint64) if np.ndim(part) else np.uint64(int(part) % 2**64)  # type: ignore[arg-type]
+            word = np.asarray(part).astype(np.int64).view(np.uint64) if np.ndim(part) else np.uint64(int(part) % 2**64)
             state = (state ^ word) + _GOLDEN
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -100,8 +100,12 @@ def lay_out(config: SimulationConfig) -> tuple[Plane, tuple[Granule, ...]]:
                 f"move it towards longitude {edge_lon:.0f} or choose layout single."
             )
         # The last metres of the area may be narrower than the overlap: a granule never leaves the area's width.
-        west = _utm_granule(config, crs, _zone(edge_lon - 3), -half_w, min(half_w, max(edge) + config.overlap_m), half_h)
-        east = _utm_granule(config, crs, _zone(edge_lon + 3), max(-half_w, min(edge) - config.overlap_m), half_w, half_h)
+        west = _utm_granule(
+            config, crs, _zone(edge_lon - 3), -half_w, min(half_w, max(edge) + config.overlap_m), half_h
+        )
+        east = _utm_granule(
+            config, crs, _zone(edge_lon + 3), max(-half_w, min(edge) - config.overlap_m), half_w, half_h
+        )
         granules = (west, east)
     return _lattice(crs, config.gsd_m, granules), granules
 

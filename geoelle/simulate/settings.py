@@ -46,13 +46,15 @@ DEFAULT_EVENTS = (EventSpec("burn"), EventSpec("flood"), EventSpec("clearing"))
 class SimulationConfig:
     """Everything a simulation depends on. The same config gives the same pixels and the same JSON."""
 
-    seed: int = 1
-    centre_lon: float = 6.0
+    seed: int = 4966
+    """The default was chosen for its sky: the looks at the events, and enough of those before, are nearly clear."""
+    centre_lon: float = 5.9905
     """Degrees. Two granules in two zones need the area to straddle a multiple of 6 degrees."""
-    centre_lat: float = 48.4
-    width_px: int = 1200
-    """Size of the area of interest; granules reach a little beyond it."""
-    height_px: int = 1200
+    centre_lat: float = 48.4041
+    width_px: int = 1244
+    """Size of the area of interest; granules reach a little beyond it. With its centre on a corner of the 2 km
+    blocks of EPSG:6933, the default holds 8 x 4 whole ones: enough for a probe of its own."""
+    height_px: int = 1120
     gsd_m: float = 10.0
     dates: tuple[str, ...] | None = _DEFAULT_DATES
     """ISO days, ascending; None: from `start`, `years` and `cadence_days`."""
@@ -123,7 +125,9 @@ def check_config(config: SimulationConfig) -> None:
     for name in ("width_px", "height_px"):
         side = getattr(config, name)
         if not isinstance(side, int) or not _MIN_SIDE_PX <= side <= _MAX_SIDE_PX:
-            raise ConfigError(f"{name} is {side!r}; give a whole number of pixels from {_MIN_SIDE_PX} to {_MAX_SIDE_PX}.")
+            raise ConfigError(
+                f"{name} is {side!r}; give a whole number of pixels from {_MIN_SIDE_PX} to {_MAX_SIDE_PX}."
+            )
     if not 1.0 <= config.gsd_m <= 100.0:
         raise ConfigError(f"gsd_m is {config.gsd_m}; give metres from 1 to 100.")
     if not (-180.0 < config.centre_lon < 180.0 and -70.0 <= config.centre_lat <= 70.0):

@@ -60,7 +60,9 @@ def plan_days(config: SimulationConfig) -> tuple[DayPlan, ...]:
         quantiles = (rng.permutation(n) + 0.5) / n
         shares = [min(0.97, 4.0 * config.cloud_share * float(q) ** 3) for q in quantiles]
         shares = [s if s > 0.01 else 0.0 for s in shares]
-    veiled = {int(k): ("cirrus", "haze")[i % 2] for i, k in enumerate(rng.permutation(n)[: round(config.haze_share * n)])}
+    veiled = {
+        int(k): ("cirrus", "haze")[i % 2] for i, k in enumerate(rng.permutation(n)[: round(config.haze_share * n)])
+    }
     edged = {int(k) for k in rng.permutation(n)[: round(config.edge_share * n)]}
     return tuple(DayPlan(share, veiled.get(k, ""), k in edged) for k, share in enumerate(shares))
 
@@ -110,9 +112,7 @@ def classify(ground: NDArray[np.uint8], sky: Sky) -> NDArray[np.uint8]:
     return scl
 
 
-def _clouds(
-    seed: int, plane: Plane, share: float, day: str, sun: tuple[float, float]
-) -> tuple[Field, Field]:
+def _clouds(seed: int, plane: Plane, share: float, day: str, sun: tuple[float, float]) -> tuple[Field, Field]:
     rng = generator(seed, "cloud", day)
     small = (max(8, -(-plane.shape[0] // _STEP) + 1), max(8, -(-plane.shape[1] // _STEP) + 1))
     # Full overcast is smoother and wider than scattered cumulus.

@@ -58,9 +58,7 @@ def item_id(day: date, granule: Granule, platform: str) -> str:
     return f"SIM_S{platform[-2:].upper()}_MSIL2A_{day:%Y%m%d}_{granule.mgrs_tile}"
 
 
-def item_json(
-    config: SimulationConfig, granule: Granule, flight: Pass, shares: dict[str, float]
-) -> Json:
+def item_json(config: SimulationConfig, granule: Granule, flight: Pass, shares: dict[str, float]) -> Json:
     """One item; `shares` are percent of the granule: `cloud`, `shadow`, `nodata`, `vegetation`, `water`."""
     name = item_id(flight.day, granule, flight.platform)
     ring = footprint(granule)
@@ -125,8 +123,8 @@ def collection_json(config: SimulationConfig, items: list[Json]) -> Json:
         "id": config.collection,
         "title": TITLE,
         "description": (
-            f"{LABEL}. {len(config.days)} dates, seed {config.seed}. Sentinel-2-L2A-like: digital number "
-            f"{'x 1e-4 is reflectance' if not config.offset_dn else f'minus {config.offset_dn}, x 1e-4, is reflectance'}."
+            f"{LABEL}. {len(config.days)} dates, seed {config.seed}. Sentinel-2-L2A-like: reflectance is "
+            f"(digital number - {config.offset_dn}) x 1e-4."
         ),
         "license": "Apache-2.0",
         "keywords": ["simulated", "geoelle", "sentinel-2-like"],

@@ -59,7 +59,7 @@ _SPECTRA: dict[str, tuple[float, ...]] = {
     "asphalt": (0.068, 0.080, 0.092, 0.100, 0.106, 0.112, 0.118, 0.124, 0.128, 0.132, 0.150, 0.145),
     "metal": (0.190, 0.215, 0.235, 0.245, 0.250, 0.255, 0.260, 0.265, 0.265, 0.265, 0.260, 0.240),
     "gravel": (0.105, 0.130, 0.160, 0.185, 0.195, 0.205, 0.212, 0.225, 0.230, 0.235, 0.280, 0.270),
-    "char": (0.022, 0.026, 0.031, 0.036, 0.041, 0.047, 0.053, 0.060, 0.068, 0.075, 0.150, 0.165),
+    "char": (0.034, 0.040, 0.047, 0.060, 0.067, 0.074, 0.080, 0.088, 0.094, 0.100, 0.175, 0.190),
     "muddy": (0.052, 0.064, 0.094, 0.104, 0.098, 0.062, 0.058, 0.050, 0.042, 0.040, 0.020, 0.015),
     "mud": (0.044, 0.056, 0.080, 0.102, 0.110, 0.118, 0.124, 0.132, 0.138, 0.140, 0.130, 0.095),
     "felled": (0.048, 0.062, 0.090, 0.118, 0.140, 0.160, 0.178, 0.195, 0.205, 0.210, 0.290, 0.220),
@@ -164,7 +164,7 @@ def look_on(units: Units, day: date, bands: tuple[str, ...], seed: int) -> UnitL
         share = np.clip(share, 0.0, 0.95)[:, None]
         dry_share = np.clip(season.dry[0] * _window(doy[rows], season.dry[1], season.dry[2], 5.0), 0.0, 1.0)[:, None]
         dry_share = np.minimum(dry_share, 1.0 - share)
-        leaf = np.broadcast_to(spectrum(season.leaf, bands), (rows.size, len(bands)))
+        leaf: NDArray[np.floating] = np.broadcast_to(spectrum(season.leaf, bands), (rows.size, len(bands)))
         if which is Kind.RAPESEED:
             bloom = 0.8 * _window(doy[rows], 100.0, 132.0, 3.0)[:, None]
             leaf = leaf * (1 - bloom) + spectrum("flower", bands) * bloom

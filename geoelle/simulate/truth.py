@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
+from numpy.typing import NDArray
 from rasterio.features import shapes
 from rasterio.transform import Affine
 from shapely.geometry import mapping, shape
-from shapely.ops import transform as reproject
-from shapely.ops import unary_union
 
 from geoelle.simulate.cogs import LABEL, write_cog
 from geoelle.simulate.happenings import Happening
@@ -71,15 +71,13 @@ def write_truth(
 
 def outline_json(plane: Plane, event: Happening) -> dict[str, Any]:
     """The affected area in longitude and latitude, simplified by a pixel."""
-    affine = Affine(
-        plane.gsd_m, 0.0, plane.x0 - plane.gsd_m / 2, 0.0, -plane.gsd_m, plane.y0 + plane.gsd_m / 2
-    )
+    affine = Affine(plane.gsd_m, 0.0, plane.x0 - plane.gsd_m / 2, 0.0, -plane.gsd_m, plane.y0 + plane.gsd_m / 2)
     pieces = [shape(geometry) for geometry, _ in shapes(event.mask.astype(np.uint8), mask=event.mask, transform=affine)]
     # Bridging pixel-wide gaps first: an outline is for people, the mask is for scores.
-    merged = unary_union(pieces).buffer(1.5 * plane.gsd_m).buffer(-1.5 * plane.gsd_m).simplify(plane.gsd_m)
-    lonlat = reproject(plane.to(4326).transform, merged)
-    return dict(mapping(_rounded(lonlat)))
+    merged = shapely.union_all(pieces).buffer(1.5 * plane.gsd_m).buffer(-1.5 * plane.gsd_m).simplify(plane.gsd_m)
+    to_lonlat = plane.to(4326)
 
+    def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.round(np.column_stack(to_lonlat.transform(points[:, 0], points[:, 1])), 7)
 
-def _rounded(geometry: Any) -> Any:
-    return reproject(lambda x, y: (np.round(x, 7), np.round(y, 7)), geometry)
+    return dict(mapping(shapely.transform(merged, project)))

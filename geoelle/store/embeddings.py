@@ -32,7 +32,9 @@ def embedding_variables(n_features: int, units: str) -> list[Variable]:
     flags = {"flag_values": list(range(6)), "flag_meanings": schema.STATUS_MEANINGS}
     nan = float("nan")
     return [
-        Variable("embedding", "float32", nan, {"feature": n_features}, {"long_name": "embedding", "units": "1"}, _INNER_CHUNK),
+        Variable(
+            "embedding", "float32", nan, {"feature": n_features}, {"long_name": "embedding", "units": "1"}, _INNER_CHUNK
+        ),
         Variable("valid_fraction", "float32", nan, {}, {"long_name": "share of valid pixels", "units": "1"}),
         Variable("cloud_fraction", "float32", nan, {}, {"long_name": "share of cloudy pixels", "units": "1"}),
         Variable("contrast", "float32", nan, {}, {"long_name": "standard deviation in the chip", "units": units}),
@@ -103,9 +105,7 @@ def _refuse_another(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
         if name in found and digest(found[name]) == digest(wanted[name]):
             continue
         is_dict = isinstance(found.get(name), dict)
-        differing = [
-            k for k, v in wanted[name].items() if not is_dict or digest(found[name].get(k)) != digest(v)
-        ]
+        differing = [k for k, v in wanted[name].items() if not is_dict or digest(found[name].get(k)) != digest(v)]
         said = ", ".join(
             f"{k} {found[name].get(k)!r} (this run: {wanted[name][k]!r})" for k in differing[:2] if is_dict
         )

@@ -5,7 +5,7 @@ Only the coordinator writes metadata, before jobs start; a job writes whole chun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,7 @@ def _create_coordinates(root: zarr.Group, extent: GridExtent, days: Sequence[np.
                 "long_name": f"{word} of the chip's centre",
             }
         )
-    time = root.create_array(
-        "time", shape=(len(days),), dtype="int64", chunks=(1024,), dimension_names=("time",)
-    )
+    time = root.create_array("time", shape=(len(days),), dtype="int64", chunks=(1024,), dimension_names=("time",))
     time[:] = _as_days(days)
     time.attrs.update(
         {
@@ -124,9 +122,7 @@ def _geo_attrs(extent: GridExtent) -> dict[str, Any]:
     )
     return {
         **attrs,
-        **create_multiscales_layout(
-            [{"asset": ".", "transform": {"scale": [1.0, 1.0], "translation": [0.0, 0.0]}}]
-        ),
+        **create_multiscales_layout([{"asset": ".", "transform": {"scale": [1.0, 1.0], "translation": [0.0, 0.0]}}]),
         "zarr_conventions": conventions,
         "Conventions": "CF-1.11",
     }
@@ -137,15 +133,26 @@ def write_store(
     extent: GridExtent,
     days: Sequence[np.datetime64],
     variables: Sequence[Variable],
-    data: Mapping[str, NDArray[np.generic]],
+    dates: Iterable[Mapping[str, NDArray[np.generic]]],
     attrs: Mapping[str, Any],
 ) -> None:
-    """Write a whole store in one go; takes the place of what is at `path` only once it is complete."""
+    """Write a whole store, date by date; takes the place of what is at `path` only once it is complete.
+
+    Args:
+        path: Folder of the store.
+        extent: The run's part of the grid.
+        days: Its dates.
+        variables: Its arrays.
+        dates: For each day, each variable's (y, x); an iterator keeps memory flat.
+        attrs: Attributes of the store.
+    """
     with replacing(path) as partial:
         create_store(partial, extent, days, variables, attrs)
         root = zarr.open_group(partial, mode="r+")
-        for variable in variables:
-            root[variable.name][...] = data[variable.name]  # type: ignore[index]
+        for i, data in enumerate(dates):
+            for variable in variables:
+                array: Any = root[variable.name]
+                array[i] = data[variable.name]
 
 
 def open_store(path: str | Path, kind: str | None = None) -> xr.Dataset:
@@ -167,7 +174,7 @@ def open_store(path: str | Path, kind: str | None = None) -> xr.Dataset:
             f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "
             "give the store that the verb asks for."
         )
-    ds = xr.open_zarr(path, consolidated=False, decode_coords="all", chunks=None).sortby("time")
+    ds: xr.Dataset = xr.open_zarr(path, consolidated=False, decode_coords="all", chunks=None).sortby("time")
     _CHECKS[str(found)](ds)
     return ds
 
@@ -184,9 +191,7 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     try:
         return zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
     except (FileNotFoundError, ValueError, KeyError, NotADirectoryError, zarr.errors.BaseZarrError) as error:
-        raise StoreError(
-            f"{path} is not a Zarr v3 store ({error}). Give the folder of a geoelle store."
-        ) from None
+        raise StoreError(f"{path} is not a Zarr v3 store ({error}). Give the folder of a geoelle store.") from None
 
 
 def grid_attrs(extent: GridExtent) -> dict[str, Any]:
@@ -217,9 +222,7 @@ def extent_of(attrs: Mapping[str, Any]) -> GridExtent:
             range(*map(int, g["tile_columns"])),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"The store's attribute geoelle:grid is not a grid ({error}). Make the store again."
-        ) from None
+        raise StoreError(f"The store's attribute geoelle:grid is not a grid ({error}). Make the store again.") from None
 
 
 def _as_days(days: Sequence[np.datetime64]) -> NDArray[np.int64]:

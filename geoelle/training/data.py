@@ -42,9 +42,7 @@ class RgbChips:
 
     def select(self, index: NDArray[np.intp]) -> RgbChips:
         """The chips that `index` picks, in its order."""
-        return RgbChips(
-            self.pixels[index], self.label[index], self.name[index], self.jpeg_bytes[index], self.classes
-        )
+        return RgbChips(self.pixels[index], self.label[index], self.name[index], self.jpeg_bytes[index], self.classes)
 
 
 def read_eurosat(path: str | Path) -> RgbChips:

@@ -20,9 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geoelle.encoders.masks import fixed_masks
+from geoelle.errors import SchemaError
 from geoelle.training.data import RgbChips
 from geoelle.training.loop import TrainedModel, normalised
-from geoelle.training.rivals import RIVALS, flexible, rivals
+from geoelle.training.rivals import RIVALS, curved, rival_features
 
 Doubles = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ class Score:
     rmse: float
     partial_r: float | None = None
     """Correlation with the loss of what is left of both once the four rivals are regressed out; None for rivals."""
-    partial_r_flexible: float | None = None
+    partial_r_curved: float | None = None
     """The same beyond the rivals, their logarithms, squares and products."""
 
 
@@ -152,8 +153,15 @@ def random_folds(label: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], N
 
 
 def class_folds(label: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Training and test rows with whole classes held out: neighbours in the list of classes go together."""
-    for group in np.array_split(np.unique(label), N_FOLDS):
+    """Training and test rows with whole classes held out: neighbours in the list of classes go together.
+
+    Raises:
+        SchemaError: If there is but one class.
+    """
+    classes = np.unique(label)
+    if len(classes) < 2:
+        raise SchemaError(f"The chips are of {len(classes)} class(es). Expected at least 2 to hold one out. Add chips.")
+    for group in np.array_split(classes, min(N_FOLDS, len(classes))):
         held = np.isin(label, group)
         yield np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -185,16 +193,16 @@ def partial_r(predicted: Doubles, target: Doubles, beyond: Doubles) -> float:
 def evaluate_measured(measured: Measured) -> SizeReport:
     """Score every predictor on measured chips."""
     loss = measured.loss.mean(axis=1)
-    known = rivals(measured.pixels)
-    curved = flexible(known)
+    known = rival_features(measured.pixels)
+    bent = curved(known)
     plain: dict[str, Doubles] = {name: known[:, [i]] for i, name in enumerate(RIVALS)}
     plain["rivals together"] = known
-    plain["rivals, curved"] = curved
+    plain["rivals, curved"] = bent
     probes: dict[str, Doubles] = {}
     for pooling, embedding in measured.embeddings.items():
         plain[f"L2 norm ({pooling})"] = np.linalg.norm(embedding, axis=1, keepdims=True)
         probes[f"probe ({pooling})"] = embedding
-        probes[f"probe ({pooling}) and curved rivals"] = np.concatenate([embedding, curved], axis=1)
+        probes[f"probe ({pooling}) and curved rivals"] = np.concatenate([embedding, bent], axis=1)
     scores = []
     for (title, target), holdout in itertools.product((("loss", loss), ("log loss", np.log(loss))), HOLDOUTS):
         for name, features in (plain | probes).items():
@@ -210,7 +218,7 @@ def evaluate_measured(measured: Measured) -> SizeReport:
                     r_of_ceiling=r / ceiling_of(measured.loss, title),
                     rmse=float(np.sqrt(np.mean((predicted - target) ** 2))),
                     partial_r=partial_r(predicted, target, known) if name in probes else None,
-                    partial_r_flexible=partial_r(predicted, target, curved) if name in probes else None,
+                    partial_r_curved=partial_r(predicted, target, bent) if name in probes else None,
                 )
             )
     return SizeReport(
@@ -233,9 +241,7 @@ def evaluate(trained: TrainedModel, held_out: RgbChips, n_masks: int = N_MASKS) 
     )
 
 
-def figure(
-    reports: tuple[SizeReport, ...], *, holdout: str, predictor: str, field: str, target: str = "loss"
-) -> float:
+def figure(reports: tuple[SizeReport, ...], *, holdout: str, predictor: str, field: str, target: str = "loss") -> float:
     """Mean over chip sizes of one column of the scores."""
     rows = [
         score

@@ -119,9 +119,9 @@ def _one_step(
     crops = max(1, max(model.config.chip_sizes_px) // size)
     batch = chips[_batch_index(step, len(chips), config)].repeat_interleave(crops, dim=0)
     pixels = random_crops(batch, size, generator)
-    visible = random_visible(
-        len(batch), model.config.n_tokens(size), model.config.mask_ratio, generator
-    ).to(chips.device)
+    visible = random_visible(len(batch), model.config.n_tokens(size), model.config.mask_ratio, generator).to(
+        chips.device
+    )
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, config)
     loss = hidden_mean(model.patch_errors(pixels, visible), visible).mean()

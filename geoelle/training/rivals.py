@@ -11,7 +11,7 @@ from PIL import Image
 JPEG_QUALITY = 90
 
 RIVALS = ("brightness", "contrast", "gradient", "jpeg_size")
-"""Columns of `rivals`, in order."""
+"""Columns of `rival_features`, in order."""
 
 
 def jpeg_sizes(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -24,7 +24,7 @@ def jpeg_sizes(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return sizes
 
 
-def rivals(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def rival_features(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Brightness, contrast, gradient energy and JPEG size of each chip.
 
     Args:
@@ -48,7 +48,7 @@ def rivals(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     )
 
 
-def flexible(features: NDArray[np.float64]) -> NDArray[np.float64]:
+def curved(features: NDArray[np.float64]) -> NDArray[np.float64]:
     """A harder control: the rivals, their logarithms, and all squares and products of those.
 
     Loss of plain targets is a squared quantity and contrast is not; a straight line through the rivals would leave

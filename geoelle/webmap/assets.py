@@ -8,6 +8,7 @@ What nobody has is linked, and the reason is kept for the summary.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import io
@@ -96,7 +97,7 @@ class AssetResolver:
 
     cache_dir: Path
     allow_npm: bool = True
-    known: Sequence[Asset] = KNOWN_ASSETS
+    known: Sequence[Asset] = field(default_factory=lambda: KNOWN_ASSETS)
     npm: str | None = None
     """Path of the npm client; None: the one on PATH."""
     refused: list[str] = field(default_factory=list)
@@ -214,12 +215,14 @@ def _keep(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def script_text(data: bytes) -> str:
     """JavaScript as it can stand in a <script> element."""
-    text = _SOURCE_MAP.sub("", data.decode("utf-8"))
+    # Browsers read CR LF as LF before they hash a script, so ours has to be hashed that way too.
+    text = _SOURCE_MAP.sub("", data.decode("utf-8").replace("\r\n", "\n"))
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--").strip()
 
 

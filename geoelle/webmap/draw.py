@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,20 @@ from numpy.typing import NDArray
 
 from geoelle.errors import MapError, SchemaError
 from geoelle.schema import SUPPORT_OUTSIDE, check_alerts, check_delta, check_difficulty
-from geoelle.webmap.text import alert_popup, escape
+from geoelle.webmap.text import DIMENSIONLESS
+from geoelle.webmap.vectors import alert_features, aoi_outline, bounds_of, default_title, n_alerts_by_date
 
 if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
 
-    from geoelle.webmap.overlays import Bounds, MercatorWarp
+    from geoelle.webmap.overlays import MercatorWarp
     from geoelle.webmap.page import RasterLayer
     from geoelle.webmap.palettes import ColourScale
 
-_NAMES_IN_TITLE = 3
-_COORDINATE_DECIMALS = 6  # a decimetre
+
+# Colours come from the support alone where at least this share of values lies in it.
+_MIN_INSIDE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,24 @@ class _Dated:
     support: NDArray[np.uint8] | None
     empty: tuple[str, ...]
     """Dates without one finite value."""
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """(date, y, x): values that the probe extrapolated to."""
+        if self.support is None:
+            return np.zeros(self.values.shape, dtype=np.bool_)
+        return np.asarray((self.support == SUPPORT_OUTSIDE) & np.isfinite(self.values), dtype=np.bool_)
+
+    @property
+    def scaled_to_support(self) -> bool:
+        """Whether enough lies inside the support to take the colour scale from that alone.
+
+        A hazy date far outside it can be predicted at many times the usual level, and would leave one colour for
+        everything else.
+        """
+        n = int(np.isfinite(self.values).sum())
+        n_outside = int(self.outside.sum())
+        return 0 < n_outside <= (1 - _MIN_INSIDE_SHARE) * n
 
 
 def map(
@@ -107,28 +128,27 @@ def map(
             "There is no finite difficulty on any date, so there is nothing to draw. Check that the embedding jobs "
             "are done and that clouds did not cover every date."
         )
-    features = _alert_features(alerts, _unit(difficulty), max_alerts)
+    features = alert_features(alerts, _unit(difficulty), max_alerts)
     _check_alert_dates(features, levels, changes)
     rasters, warp, scales = _rasters(difficulty, levels, changes)
     n_alerts = 0 if alerts is None else len(alerts)
     attrs = _attributes(difficulty)
-    aoi = _aoi(attrs)
-    name = title or _default_title(attrs)
-    simulated = bool(attrs.get("geoelle:simulated"))
-    if simulated and "simulated" not in name.lower():
-        name = f"SIMULATED: {name}"
+    area = aoi_outline(attrs)
+    name = title or default_title(attrs)
     head, side = _panels(name, difficulty, delta, scales, levels, n_alerts, sum(len(f) for f in features.values()))
     content = PageContent(
-        title=name,
+        # The heading carries a badge; a browser's tab and bookmark have only this.
+        title=f"SIMULATED: {name}" if attrs.get("geoelle:simulated") else name,
         head_html=head,
         side_html=side,
         attribution=str(attrs.get("geoelle:attribution") or "No attribution recorded"),
         rasters=rasters,
         shown=_first_shown(rasters, features),
         image_bounds=warp.bounds,
-        view_bounds=_bounds_of(aoi) or warp.bounds,
-        aoi=aoi,
+        view_bounds=bounds_of(area) or warp.bounds,
+        aoi=area,
         alerts=features,
+        n_alerts=n_alerts_by_date(alerts),
         basemap=basemap,
     )
     resolver = AssetResolver(Path(cache_dir) if cache_dir is not None else default_cache_dir(), allow_npm)
@@ -204,7 +224,7 @@ def _attributes(ds: xr.Dataset) -> dict[str, Any]:
 
 def _unit(ds: xr.Dataset) -> str | None:
     unit = ds["difficulty"].attrs.get("units") or ds.attrs.get("geoelle:unit")
-    return str(unit) if unit else None
+    return (DIMENSIONLESS if str(unit) == "1" else str(unit)) if unit else None
 
 
 def _stride_m(ds: xr.Dataset) -> float:
@@ -224,16 +244,20 @@ def _rasters(
     from geoelle.webmap.palettes import diverging_scale, sequential_scale
 
     warp = MercatorWarp.covering(ds, np.isfinite(levels.values).any(axis=0), _stride_m(ds))
-    scale = sequential_scale(levels.values)
+    left_out = levels.outside if levels.scaled_to_support else np.zeros(levels.values.shape, dtype=np.bool_)
+    scale = sequential_scale(levels.values[~left_out])
     layers = []
     for i, date in enumerate(levels.dates):
-        hatch = None
-        if levels.support is not None:
-            hatch = hatched_png(warp, (levels.support[i] == SUPPORT_OUTSIDE) & np.isfinite(levels.values[i]))
+        hatch = hatched_png(warp, levels.outside[i])
         layers.append(RasterLayer("difficulty", date, coloured_png(warp, levels.values[i], scale), hatch))
     if changes is None or not changes.dates:
         return layers, warp, (scale, None)
-    centred = diverging_scale(changes.values)
+    by_date = dict(zip(levels.dates, left_out, strict=True))
+    nowhere = np.zeros(levels.values.shape[1:], dtype=np.bool_)
+    counted = ~np.stack([by_date.get(date, nowhere) for date in changes.dates])
+    # Where every change lies outside, those are what there is to show.
+    counted = counted if np.isfinite(changes.values[counted]).any() else ~counted
+    centred = diverging_scale(changes.values[counted])
     layers += [
         RasterLayer("delta", date, coloured_png(warp, values, centred), None)
         for date, values in zip(changes.dates, changes.values, strict=True)
@@ -253,17 +277,15 @@ def _panels(
     from geoelle.webmap.legend import Legend, header_html, mapping, side_html
 
     attrs = _attributes(difficulty)
-    outside = levels.support is not None and bool(
-        ((levels.support == SUPPORT_OUTSIDE) & np.isfinite(levels.values)).any()
-    )
     legend = Legend(
         difficulty_scale=scales[0],
         delta_scale=scales[1],
         unit=_unit(difficulty),
-        any_outside_support=outside,
+        any_outside_support=bool(levels.outside.any()),
+        scaled_to_support=levels.scaled_to_support,
         n_alerts=n_alerts,
         n_alerts_shown=n_shown,
-        has_aoi=_aoi(attrs) is not None,
+        has_aoi=aoi_outline(attrs) is not None,
     )
     head = header_html(
         title,
@@ -281,90 +303,14 @@ def _first_shown(rasters: Sequence[RasterLayer], features: Mapping[str, Sequence
     return next((r for r in levels if r.date == best), levels[-1])
 
 
-def _alert_features(
-    alerts: gpd.GeoDataFrame | None, unit: str | None, max_alerts: int
-) -> dict[str, list[dict[str, Any]]]:
-    """GeoJSON features by date; within a date the first-ranked last, so that it lies on top."""
-    import shapely
-
-    by_date: dict[str, list[dict[str, Any]]] = {}
-    if alerts is None:
-        return by_date
-    for row in reversed(alerts.head(max_alerts).to_dict("records")):
-        geometry = row["geometry"]
-        if geometry is None or geometry.is_empty or geometry.geom_type not in ("Polygon", "MultiPolygon"):
-            raise MapError(f"Alert {row['rank']} has no polygon. Make the alerts again with geoelle delta.")
-        if not np.isfinite(shapely.get_coordinates(geometry)).all():
-            raise MapError(f"Alert {row['rank']} has coordinates that are not numbers. Make the alerts again.")
-        feature = {
-            "type": "Feature",
-            "id": int(row["rank"]),
-            "geometry": _plain_geometry(geometry),
-            "properties": {
-                "direction": "down" if row["direction"] == "down" else "up",
-                "popup": alert_popup(row, unit),
-            },
-        }
-        by_date.setdefault(str(row["date"])[:10], []).append(feature)
-    return dict(sorted(by_date.items()))
-
-
-def _plain_geometry(geometry: Any) -> dict[str, Any]:
-    import shapely
-
-    rounded = shapely.transform(geometry, lambda xy: np.round(xy, _COORDINATE_DECIMALS))
-    return dict(shapely.geometry.mapping(rounded))
-
-
 def _check_alert_dates(features: Mapping[str, Any], levels: _Dated, changes: _Dated | None) -> None:
     known = set(levels.dates) | set(changes.dates if changes is not None else ())
     strange = sorted(set(features) - known)
     if strange:
         raise MapError(
-            f"Alerts are dated {escape(', '.join(strange))}, where the difficulty has nothing to show. "
+            f"Alerts are dated {', '.join(strange)}, where the difficulty has nothing to show. "
             "Give the alerts that were computed from this difficulty."
         )
-
-
-def _aoi(attrs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The AOI's geometries without their properties; None where the store has none."""
-    import shapely
-    from shapely.errors import ShapelyError
-
-    collection = attrs.get("geoelle:aoi")
-    features = collection.get("features") if isinstance(collection, Mapping) else None
-    if not features:
-        return None
-    try:
-        geometries = [shapely.geometry.shape(feature["geometry"]) for feature in features]
-    except (ShapelyError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MapError("The store's 'geoelle:aoi' is not a GeoJSON FeatureCollection. Make the store again.") from error
-    plain = [
-        {"type": "Feature", "id": i, "properties": {}, "geometry": _plain_geometry(geometry)}
-        for i, geometry in enumerate(geometries)
-        if geometry.geom_type in ("Polygon", "MultiPolygon") and not geometry.is_empty
-    ]
-    return {"type": "FeatureCollection", "features": plain} if plain else None
-
-
-def _bounds_of(aoi: Mapping[str, Any] | None) -> Bounds | None:
-    import shapely
-
-    if aoi is None:
-        return None
-    west, south, east, north = shapely.total_bounds([shapely.geometry.shape(f["geometry"]) for f in aoi["features"]])
-    return (float(south), float(west)), (float(north), float(east))
-
-
-def _default_title(attrs: Mapping[str, Any]) -> str:
-    collection = attrs.get("geoelle:aoi")
-    features = collection.get("features") if isinstance(collection, Mapping) else None
-    names = [str(f.get("properties", {}).get("name") or "") for f in features or () if isinstance(f, Mapping)]
-    names = [name for name in dict.fromkeys(names) if name]
-    if not names:
-        return "Difficulty map"
-    more = f" and {len(names) - _NAMES_IN_TITLE} more" if len(names) > _NAMES_IN_TITLE else ""
-    return f"Difficulty of {', '.join(names[:_NAMES_IN_TITLE])}{more}"
 
 
 def _write(path: Path, page: str) -> int:
@@ -376,6 +322,7 @@ def _write(path: Path, page: str) -> int:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise MapError(f"{path} cannot be written ({error.strerror or error}). Choose another --out.") from error
     return len(data)

@@ -21,6 +21,8 @@ class Legend:
     unit: str | None
     """Of difficulty and delta; None where the store says none."""
     any_outside_support: bool
+    scaled_to_support: bool
+    """Whether the scales leave out what lies outside the probe's support."""
     n_alerts: int
     n_alerts_shown: int
     has_aoi: bool
@@ -45,9 +47,9 @@ def header_html(title: str, *, simulated: bool, loss_kind: str, origin: str) -> 
 def side_html(legend: Legend, attrs: Mapping[str, Any], delta_attrs: Mapping[str, Any] | None) -> str:
     """The side panel: legends, warnings, provenance, scenes."""
     parts = [
+        _warnings(attrs),
         _scale_section(legend, attrs),
         _keys_section(legend),
-        _warnings(attrs),
         _provenance(attrs, delta_attrs),
         _scenes(attrs),
     ]
@@ -76,9 +78,10 @@ def _ramp(scale: ColourScale, *, title: str, unit: str | None, kind: str, note: 
 def _scale_section(legend: Legend, attrs: Mapping[str, Any]) -> str:
     definition = mapping(attrs, "geoelle:encoder").get("loss_definition")
     meaning = f"Predicted pretraining loss. {escape(definition)}" if definition else "Predicted pretraining loss."
+    supported = ", from cells inside the probe's support" if legend.scaled_to_support else ""
     ramps = _ramp(
         legend.difficulty_scale, title="Difficulty", unit=legend.unit, kind="difficulty",
-        note=f"{meaning} One scale for all dates; its ends leave out 2 % of cells each.",
+        note=f"{meaning} One scale for all dates{supported}; its ends hold the lowest and highest 2 %.",
     )  # fmt: skip
     if legend.delta_scale is not None:
         ramps += _ramp(
@@ -89,7 +92,10 @@ def _scale_section(legend: Legend, attrs: Mapping[str, Any]) -> str:
 
 
 def _keys_section(legend: Legend) -> str:
-    keys = [("nodata", "No data: cloud, edge of the image, or outside the area")]
+    no_data = "No data: cloud, edge of the image, outside the area"
+    if legend.delta_scale is not None:
+        no_data += "; for delta also too few looks to judge"
+    keys = [("nodata", no_data)]
     if legend.any_outside_support:
         keys.append(("hatch geoelle-only-difficulty", "Outside the probe's support: unlike what it was trained on"))
     if legend.n_alerts_shown:
@@ -143,16 +149,15 @@ def _provenance(attrs: Mapping[str, Any], delta_attrs: Mapping[str, Any] | None)
         if content:
             rows.append((name, content))
 
-    bands = encoder.get("bands")
     chip = f"{encoder['chip_size_px']} px" if "chip_size_px" in encoder else None
-    pixel = f" of {encoder['gsd_m']:g} m" if chip and isinstance(encoder.get("gsd_m"), int | float) else ""
+    pixel = f" of {number(encoder['gsd_m'])} m" if "gsd_m" in encoder else ""
     add("Encoder", encoder.get("name"), f"chips of {chip}{pixel}" if chip else None)
-    add("Bands", ", ".join(map(str, bands)) if isinstance(bands, Sequence) else None)
+    add("Bands", ", ".join(str(band) for band in _list(encoder.get("bands"))))
     if "loss_kind" in encoder:
         rows.append(("Loss", words(LOSS_KIND_WORDS, encoder["loss_kind"])))
     add("Probe", *_probe_texts(attrs, probe))
     if grid:
-        add("Grid", f"EPSG:{grid.get('epsg')}", f"one cell every {grid.get('stride_m')} m")
+        add("Grid", f"EPSG:{grid.get('epsg')}", f"one cell every {number(grid.get('stride_m'))} m")
     if delta_attrs is not None:
         reference = mapping(delta_attrs, "geoelle:reference")
         rows.append(("Reference", _reference(reference)))
@@ -179,13 +184,18 @@ def _probe_texts(attrs: Mapping[str, Any], probe: Mapping[str, Any]) -> list[str
 def _reference(reference: Mapping[str, Any]) -> str:
     text = words(REFERENCE_WORDS, reference.get("kind", "not recorded"))
     if reference.get("window_days") is not None:
-        text += f" (window of {escape(reference['window_days'])} days)"
-    dates, excluded = reference.get("dates"), reference.get("excluded_dates")
-    if isinstance(dates, Sequence) and not isinstance(dates, str) and dates:
-        text += f"; {plural(len(dates), 'date')}"
-    if isinstance(excluded, Sequence) and not isinstance(excluded, str) and excluded:
-        text += f"; left out: {escape(', '.join(str(d)[:10] for d in excluded))}"
+        text += f" ({escape(reference['window_days'])} days to each side)"
+    if ranges := _list(reference.get("reference_dates")):
+        text += f"; looks of {escape(', '.join(' to '.join(map(str, _list(r) or [r])) for r in ranges))}"
+    if reference.get("min_looks") is not None:
+        text += f"; at least {escape(reference['min_looks'])} looks"
+    if excluded := _list(reference.get("excluded_dates")):
+        text += f"; left out: {escape(', '.join(str(day)[:10] for day in excluded))}"
     return text
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
 
 
 def _short(digest: object) -> str:

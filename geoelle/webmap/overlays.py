@@ -17,7 +17,7 @@ from geoelle.webmap.palettes import ColourScale
 _WEB_MERCATOR = 3857
 _MERCATOR_HALF_M = 20037508.342789244
 # An image gets several pixels per cell, because nearest neighbour at one pixel per cell drops and doubles cells …
-_MAX_PX_PER_CELL = 16
+_MAX_PX_PER_CELL = 32
 # … but no more than keep it about this large: 24 dates still make a file of a few megabytes.
 _IMAGE_EDGE_PX = 1024
 

@@ -25,7 +25,7 @@ from folium.utilities import JsCode
 from geoelle.errors import MapError
 from geoelle.webmap.assets import AssetResolver, script_text, style_text
 from geoelle.webmap.overlays import Bounds
-from geoelle.webmap.text import escape
+from geoelle.webmap.text import escape, plural
 
 # folium links these for markers, icons and its own popups; this page has none of them.
 _UNUSED_LINKS = frozenset({
@@ -73,6 +73,8 @@ class PageContent:
     """GeoJSON FeatureCollection of geometries alone."""
     alerts: Mapping[str, Sequence[Mapping[str, Any]]]
     """GeoJSON features by date, lowest rank last; properties `direction` and `popup` (HTML, escaped)."""
+    n_alerts: Mapping[str, int]
+    """By date, those not drawn included: a date must not look quiet because others ranked higher."""
     basemap: str | None
 
 
@@ -87,6 +89,14 @@ class _Raw(Element):  # type: ignore[misc]  # branca is untyped here
         return self._text
 
 
+class _LastScript(_Raw):
+    """Script that runs when every element before it is there: elements are rendered in the order of adding."""
+
+    def render(self, **kwargs: Any) -> str:
+        self.get_root().script.add_child(_Raw(self._text), name=self.get_name())
+        return ""
+
+
 def render_page(content: PageContent, resolver: AssetResolver) -> tuple[str, list[str]]:
     """The page's HTML, and a sentence for each file that it has to link."""
     ground = _ground(content)
@@ -98,12 +108,8 @@ def render_page(content: PageContent, resolver: AssetResolver) -> tuple[str, lis
     figure.header.add_child(_Raw(f"<style>{_own_file('viewer.css')}</style>"), name="geoelle_css")
     figure.header.add_child(_Raw(f"<script>{_own_file('viewer.js')}</script>"), name="geoelle_js")
     figure.html.add_child(_Raw(content.head_html + content.side_html), name="geoelle_panel")
-    ground.fit_bounds([list(corner) for corner in content.view_bounds])
-    # folium fills figure.script while it renders its elements; ours has to come after all of them.
-    for child in figure._children.values():
-        child.render()
-    figure.script.add_child(_Raw(f"geoelleView({view});"), name="geoelle_view")
-    text = _numbered(figure._template.render(this=figure, kwargs={}), figure)
+    ground.add_child(_LastScript(f"geoelleView({view});"))
+    text = _numbered(figure.render(), figure)
     return _with_policy(text, allow_tiles=content.basemap is not None), notes
 
 
@@ -147,16 +153,18 @@ def _add_vectors(ground: Any, content: PageContent, rasters: Sequence[tuple[Rast
         return folium.FeatureGroup(name=name, show=True, control=False).add_to(ground)
 
     groups: dict[str, list[Any]] = {}
+    counted_in = rasters[-1][0].kind  # alerts are named beside delta where there is one
     for layer, group in rasters:
-        n = len(content.alerts.get(layer.date, ()))
-        suffix = "" if layer.kind == "difficulty" or not n else f" · {n} alert" + "s" * (n != 1)
-        group.layer_name = escape(layer.date + suffix)
+        n = content.n_alerts.get(layer.date, 0) if layer.kind == counted_in else 0
+        drawn = _of(len(content.alerts.get(layer.date, ())), n)
+        group.layer_name = escape(f"{layer.date} · {drawn}{plural(n, 'alert')}" if n else layer.date)
         groups.setdefault(_heading(layer.kind), []).append(group)
     groups[_heading(rasters[-1][0].kind)].append(
         folium.FeatureGroup(name="No raster", show=False, control=False).add_to(ground)
     )
     on_top: list[Any] = []
-    alerts_switch = switch(f"Alerts ({sum(map(len, content.alerts.values())):,})") if content.alerts else None
+    n_drawn, n_all = sum(map(len, content.alerts.values())), sum(content.n_alerts.values())
+    alerts_switch = switch(f"Alerts ({_of(n_drawn, n_all)}{n_all:,})") if content.alerts else None
     support_switch = switch("Hatch outside support") if any(r.hatch_png for r in content.rasters) else None
     on_top += [s for s in (alerts_switch, support_switch) if s is not None]
     if content.aoi is not None:
@@ -185,9 +193,13 @@ def _add_vectors(ground: Any, content: PageContent, rasters: Sequence[tuple[Rast
     view = (
         f"{{map:{ground.get_name()},rasters:[{rows}],alerts:[{alert_rows}],"
         f"alertsSwitch:{_name(alerts_switch)},supportSwitch:{_name(support_switch)},"
-        f"attribution:{_json(escape(content.attribution))}}}"
+        f"bounds:{json.dumps(content.view_bounds)},attribution:{_json(escape(content.attribution))}}}"
     )
     return control, view
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part:,} of " if part < whole else ""
 
 
 def _heading(kind: str) -> str:

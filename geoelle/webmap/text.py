@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+DIMENSIONLESS = "dimensionless"
+"""What is shown for CF's unit `1`."""
 REFERENCE_WORDS: Mapping[str, str] = {
-    "earlier": "earlier looks at the same place",
-    "season": "the same season in earlier years",
-    "same-season": "the same season in earlier years",
-    "surrounding": "clear looks before and after, the time around the date left out",
+    "median": "median of earlier looks at the same place",
+    "season": "median of the same season in earlier years",
+    "surrounding": "median of looks before and after, the time around the date left out",
 }
 STATE_WORDS: Mapping[str, str] = {
     "no_look": "no look",
@@ -102,7 +103,7 @@ def _p_words(alert: Mapping[str, Any]) -> str:
 
 def alert_popup(alert: Mapping[str, Any], unit: str | None) -> str:
     """One alert as the HTML of its popup; every value from data is escaped."""
-    unit_html = f" {escape(unit)}" if unit else ""
+    unit_html = f" {escape(unit)}" if unit and unit != DIMENSIONLESS else ""
     n = _float(alert["reference_n"])
     looks = f", from {plural(int(n), 'look')}" if math.isfinite(n) else ""
     rows = (

@@ -54,6 +54,11 @@
       document.getElementById("geoelle-showing").textContent = shown ? shown.label + " · " + shown.date : "no raster";
     }
 
+    // The area in full, beside the layer control and not behind it.
+    var layers = document.querySelector(".leaflet-control-layers-expanded");
+    var right = layers ? Math.min(layers.offsetWidth + 12, map.getSize().x / 4) : 12;
+    map.fitBounds(view.bounds, { paddingTopLeft: [56, 12], paddingBottomRight: [right, 36], animate: false });
+
     map.attributionControl.setPrefix("Leaflet");
     map.attributionControl.addAttribution(view.attribution);
     map.on("layeradd layerremove", function (event) {
@@ -65,6 +70,9 @@
       }
     });
     refresh();
+    if (layers) {
+      layers.querySelector("input:checked").scrollIntoView({ block: "nearest" });
+    }
 
     var Position = L.Control.extend({
       options: { position: "bottomright" },

@@ -1,5 +1,7 @@
 """Sufficient statistics merge exactly, and score coefficients without the chips."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,7 +54,7 @@ matrices = hnp.arrays(
 def test_any_cut_in_any_order_merges_to_the_whole(rows: np.ndarray, cuts: list[int], random) -> None:
     x, y = rows[:, :3], rows[:, 3]
     edges = sorted({0, len(y), *(c for c in cuts if c < len(y))})
-    parts = [RidgeStatistics.from_arrays(x[a:b], y[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [RidgeStatistics.from_arrays(x[a:b], y[a:b]) for a, b in pairwise(edges)]
     random.shuffle(parts)
     whole = direct(x, y)
     assert_same(merge_all(parts), whole, size=100)

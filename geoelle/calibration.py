@@ -1,0 +1,358 @@
+"""The calibration stage: chips of quiet dates, their own loss, and the probe that reads it off the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+
+from geoelle.catalog import group_scenes
+from geoelle.days import DateRanges
+from geoelle.embedding import ItemsLike, cached_encoder, load_records, read_chips
+from geoelle.encoders import get_card
+from geoelle.errors import ImageryError, ProbeError
+from geoelle.grid import GridExtent, Tile
+from geoelle.holdout import assign_blocks, block_keys, fold_digest, folds_from_blocks, suggest_block_size
+from geoelle.mapping import check_probe_fits, load_probe
+from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, fit_probe
+from geoelle.probe.measures import correlation, partial_r, reliability
+from geoelle.provenance import digest
+from geoelle.records import Scene
+from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
+from geoelle.sampling import Candidates, draw_sample, find_candidates
+from geoelle.schema import check_pairs
+from geoelle.store import open_store
+from geoelle.store.embeddings import stored_digests
+from geoelle.store.layout import extent_of
+from geoelle.store.probes import write_probe
+from geoelle.store.tables import read_table, write_table
+from geoelle.texture import TEXTURE_NAMES, texture_features
+
+DEFAULT_N = 5000
+DEFAULT_MASKS = 8
+DEFAULT_BLOCK_SIZE_M = 2000.0
+_N_FOLDS = 5
+_MIN_FOLDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a calibration found; kept in the `attrs` of the pairs as a dict."""
+
+    n_candidates: int
+    """Chips on quiet dates that could have been sampled."""
+    n_pairs: int
+    n_blocks: int
+    """Independent spatial blocks among the pairs."""
+    n_scenes: int
+    block_size_m: float
+    fitted: bool
+    """Whether a local probe was fitted."""
+    origin: str
+    """`local`, or `shipped` where the cold start has to do."""
+    why: str
+    """Why no probe was fitted, and what would help; empty where one was."""
+    reliability: float
+    """Split-half correlation of the mask-averaged loss, stepped up to K masks (Spearman-Brown)."""
+    ceiling: float
+    """Square root of the reliability: no probe's r can pass it."""
+    scores: dict[str, float | None]
+    """Local probe: held out by block. Shipped probe: on these pairs, which it never saw."""
+    partial_r: float
+    """Correlation of difficulty with loss beyond brightness, contrast, gradient and JPEG size."""
+    level_ratio: float
+    """Mean difficulty over mean loss, of the probe that will be used: 1 is no bias."""
+    made_of: str
+    """Digest of everything the pairs and the probe come from: chips, options, encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LossJob:
+    scene: Scene
+    extent: GridExtent
+    tile: Tile
+    wanted: NDArray[np.bool_]
+    time_index: int
+    encoder: str
+    threads: int
+    masks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _LossResult:
+    time_index: int
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    chip_id: NDArray[np.str_]
+    lonlat: NDArray[np.float64]
+    losses: NDArray[np.float32]
+    """(chip, mask)"""
+    texture: NDArray[np.float64]
+    item_ids: tuple[str, ...]
+
+
+def calibrate(
+    embeddings: str | Path,
+    *,
+    items: ItemsLike,
+    out: str | Path,
+    pairs_out: str | Path | None = None,
+    quiet: DateRanges = (),
+    exclude_dates: Sequence[date | str] = (),
+    n: int = DEFAULT_N,
+    masks: int = DEFAULT_MASKS,
+    block_size_m: float = DEFAULT_BLOCK_SIZE_M,
+    allow_few: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: Progress = no_progress,
+) -> gpd.GeoDataFrame:
+    """Sample chips of quiet dates, measure their own loss, and fit the probe that predicts it.
+
+    Chips are drawn evenly over strata of block, season and texture, in an order that depends on content alone.
+    With fewer than 30 independent blocks no probe is fitted unless `allow_few`: the pairs are still written, and
+    say how the shipped probe does on them.
+
+    Args:
+        embeddings: Store made by `embed`.
+        items: The items it was made from.
+        out: Folder for the probe.
+        pairs_out: GeoParquet file for the pairs; by default `pairs.parquet` beside the probe.
+        quiet: First and last day of ranges without events; empty takes all dates.
+        exclude_dates: Dates to leave out.
+        n: Chips to sample; all where there are fewer.
+        masks: Mask draws per chip (K).
+        block_size_m: Edge of a spatial block, EPSG:6933 metres.
+        allow_few: Fit with fewer than 30 blocks.
+        workers: Processes of the local Dask cluster.
+        scheduler: Address of a Dask scheduler to use instead.
+        progress: Told how many tiles are done.
+
+    Returns:
+        The pairs; `attrs["geoelle:calibration"]` is a `Calibration` as a dict.
+
+    Raises:
+        ProbeError: If the encoder has no loss of its own, or the chips cannot be fitted.
+        TooFewBlocksError: If few blocks are allowed but there are not even three.
+        ImageryError: If chips that were embedded can no longer be read.
+    """
+    ds = open_store(embeddings, "embeddings")
+    encoder = ds.attrs["geoelle:encoder"]
+    if encoder["loss_kind"] == "unavailable":
+        raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
+    pairs_path = Path(pairs_out) if pairs_out is not None else Path(out).parent / "pairs.parquet"
+    options = {
+        "quiet": [[str(a), str(b)] for a, b in quiet],
+        "exclude_dates": [str(d) for d in exclude_dates],
+        "n": n,
+        "masks": masks,
+        "block_size_m": block_size_m,
+        "allow_few": allow_few,
+    }
+    made_of = digest({"jobs": digest(stored_digests(Path(embeddings)).tobytes().hex()), **options, "encoder": encoder})
+    there = _unchanged(pairs_path, Path(out), made_of)
+    if there is not None:
+        return there
+    candidates = find_candidates(ds, quiet, exclude_dates, block_size_m)
+    chosen = draw_sample(candidates, n)
+    jobs = _jobs(ds, load_records(items), candidates, chosen, encoder["name"], encoder_threads(workers), masks)
+    with cluster(workers, scheduler) as client:
+        results = list(run_jobs(client, _measure, jobs, label="calibrate", progress=progress))
+    pairs, losses = _pairs(ds, results, block_size_m)
+    probe, why = _fit(pairs, encoder, ds, masks, block_size_m, allow_few)
+    found = _describe(pairs, losses, probe or load_probe(None, encoder), probe is not None, why)
+    found = replace(found, n_candidates=len(candidates.time), block_size_m=block_size_m, made_of=made_of)
+    pairs.attrs["geoelle:calibration"] = {f: getattr(found, f) for f in Calibration.__slots__}
+    pairs.attrs["geoelle:encoder"] = dict(encoder)
+    check_pairs(pairs)
+    if probe is not None:
+        write_probe(out, *probe.to_arrays())
+    write_table(pairs, pairs_path)
+    return pairs
+
+
+def _unchanged(pairs_path: Path, probe: Path, made_of: str) -> gpd.GeoDataFrame | None:
+    """The pairs that are there, if they and the probe were made of the same."""
+    if not pairs_path.is_file():
+        return None
+    pairs = read_table(pairs_path)
+    found = pairs.attrs.get("geoelle:calibration", {})
+    if found.get("made_of") != made_of or (found.get("fitted") and not (probe / "probe.json").is_file()):
+        return None
+    return pairs
+
+
+def _jobs(
+    ds: xr.Dataset,
+    records: Any,
+    candidates: Candidates,
+    chosen: NDArray[np.intp],
+    encoder: str,
+    threads: int,
+    masks: int,
+) -> list[_LossJob]:
+    scenes = {scene.day: scene for scene in group_scenes(records)}
+    extent = extent_of(ds.attrs)
+    jobs = []
+    for t in np.unique(candidates.time[chosen]):
+        day = ds["time"].values[t]
+        if day not in scenes:
+            raise ImageryError(
+                f"The items hold nothing of {np.datetime_as_string(day, 'D')}, which the store has. "
+                "Give the items that the store was made from."
+            )
+        mine = chosen[candidates.time[chosen] == t]
+        wanted = np.zeros(extent.shape, dtype=np.bool_)
+        wanted[candidates.row[mine], candidates.column[mine]] = True
+        for tile in extent.tiles():
+            if wanted[tile.y, tile.x].any():
+                part = wanted[tile.y, tile.x]
+                jobs.append(_LossJob(scenes[day], extent, tile, part, int(t), encoder, threads, masks))
+    return jobs
+
+
+def _measure(job: _LossJob) -> _LossResult:
+    """Own loss and texture of the chips wanted of one tile on one date."""
+    card = get_card(job.encoder)
+    # The store already says that these chips are good enough, so nothing is skipped here.
+    chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, max_invalid=1.0)
+    encoder = cached_encoder(job.encoder, job.threads)
+    batch = chips.batch
+    masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))
+    low, high = card.clip or (float(np.nanmin(batch.pixels)), float(np.nanmax(batch.pixels)))
+    rows, columns = chips.index
+    return _LossResult(
+        job.time_index,
+        rows + job.tile.y.start,
+        columns + job.tile.x.start,
+        batch.chip_id,
+        batch.lonlat,
+        encoder.pretraining_loss(batch, masks),
+        texture_features(batch.pixels[:, 0], low, high),
+        job.scene.item_ids,
+    )
+
+
+def _pairs(
+    ds: xr.Dataset, results: Sequence[_LossResult], block_size_m: float
+) -> tuple[gpd.GeoDataFrame, NDArray[np.float32]]:
+    ordered = sorted(results, key=lambda r: (r.time_index, str(r.chip_id[0])))
+    time = np.concatenate([np.full(len(r.rows), r.time_index) for r in ordered])
+    rows, columns = (np.concatenate([getattr(r, name) for r in ordered]) for name in ("rows", "columns"))
+    losses = np.concatenate([r.losses for r in ordered])
+    lonlat = np.concatenate([r.lonlat for r in ordered])
+    texture = np.concatenate([r.texture for r in ordered])
+    embedding = np.empty((len(time), ds.sizes["feature"]), dtype=np.float32)
+    for t in np.unique(time):
+        here = time == t
+        embedding[here] = ds["embedding"].isel(time=int(t)).values[rows[here], columns[here]]
+    days = ds["time"].values[time]
+    frame = gpd.GeoDataFrame(
+        {
+            "chip_id": np.concatenate([r.chip_id for r in ordered]).astype(object),
+            "time": days,
+            "item_ids": [list(r.item_ids) for r in ordered for _ in r.rows],
+            "embedding": list(embedding),
+            "loss": losses.mean(axis=1, dtype=np.float64),
+            "loss_sd": losses.std(axis=1, dtype=np.float64, ddof=1),
+            "n_masks": np.full(len(time), losses.shape[1], dtype=np.int32),
+            **{name: texture[:, i] for i, name in enumerate(TEXTURE_NAMES)},
+            "block": block_keys(assign_blocks(lonlat, block_size_m), block_size_m).astype(object),
+            "scene": np.datetime_as_string(days, "D").astype(object),
+        },
+        geometry=gpd.points_from_xy(lonlat[:, 0], lonlat[:, 1]),
+        crs=4326,
+    )
+    return frame, losses
+
+
+def _fit(
+    pairs: gpd.GeoDataFrame,
+    encoder: Mapping[str, Any],
+    ds: xr.Dataset,
+    masks: int,
+    block_size_m: float,
+    allow_few: bool,
+) -> tuple[Probe | None, str]:
+    """The local probe, or why there is none."""
+    blocks = pairs["block"].to_numpy(dtype=str)
+    n_blocks = len(np.unique(blocks))
+    lonlat = np.stack([pairs.geometry.x, pairs.geometry.y], axis=1)
+    if n_blocks < MIN_BLOCKS and not allow_few:
+        size = suggest_block_size(lonlat, MIN_BLOCKS)
+        smaller = f", or blocks of {size:g} m if the loss varies over that distance" if size else ""
+        return None, (
+            f"{n_blocks} independent blocks of {block_size_m:g} m, and a local fit asks for {MIN_BLOCKS}: a larger "
+            f"area would do{smaller}; --allow-few fits all the same"
+        )
+    n_folds = max(_MIN_FOLDS, min(_N_FOLDS, n_blocks))
+    folds = folds_from_blocks(blocks, n_folds, lonlat=lonlat)
+    keys = [f"{c} {s}" for c, s in zip(pairs["chip_id"], pairs["scene"], strict=True)]
+    scenes = sorted(set(pairs["scene"]))
+    meta = ProbeMeta.for_encoder(
+        get_card(encoder["name"]),
+        chip_size_px=int(encoder["chip_size_px"]),
+        gsd_m=float(encoder["gsd_m"]),
+        n_masks=masks,
+        holdout="block",
+        fold_digest=fold_digest(keys, folds, {"scheme": "block", "block_size_m": block_size_m, "n_folds": n_folds}),
+        origin="local",
+        trained_on=f"{len(pairs)} chips of this area, {scenes[0]} to {scenes[-1]}",
+    )
+    probe = fit_probe(
+        np.stack(pairs["embedding"].to_numpy()),
+        pairs["loss"].to_numpy(),
+        keys,
+        blocks=blocks,
+        scenes=pairs["scene"].to_numpy(dtype=str),
+        folds=folds,
+        meta=meta,
+        min_blocks=1 if allow_few else MIN_BLOCKS,
+    )
+    check_probe_fits(probe, encoder)
+    return probe, ""
+
+
+def _describe(
+    pairs: gpd.GeoDataFrame, losses: NDArray[np.float32], probe: Probe, fitted: bool, why: str
+) -> Calibration:
+    loss = pairs["loss"].to_numpy()
+    predicted = probe.predict(np.stack(pairs["embedding"].to_numpy())).astype(np.float64)
+    reliable = reliability(losses)
+    texture = pairs[list(TEXTURE_NAMES)].to_numpy()
+    scores = dict(probe.meta.scores) if fitted else _agreement(predicted, loss)
+    return Calibration(
+        n_candidates=0,
+        n_pairs=len(pairs),
+        n_blocks=pairs["block"].nunique(),
+        n_scenes=pairs["scene"].nunique(),
+        block_size_m=0,
+        fitted=fitted,
+        origin=probe.meta.origin,
+        why=why,
+        reliability=reliable,
+        ceiling=float(np.sqrt(max(reliable, 0.0))),
+        scores=scores,
+        partial_r=partial_r(predicted, loss, texture),
+        level_ratio=float(predicted.mean() / loss.mean()),
+        made_of="",
+    )
+
+
+def _agreement(predicted: NDArray[np.float64], loss: NDArray[np.float64]) -> dict[str, float | None]:
+    if np.ptp(predicted) == 0 or np.ptp(loss) == 0:
+        return {"r": None, "rmse": float(np.sqrt(np.mean((predicted - loss) ** 2)))}
+    return {
+        "r": correlation(predicted, loss),
+        "spearman": float(stats.spearmanr(predicted, loss).statistic),
+        "rmse": float(np.sqrt(np.mean((predicted - loss) ** 2))),
+        "slope": float(np.polyfit(predicted, loss, 1)[0]),
+    }

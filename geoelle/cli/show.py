@@ -1,0 +1,169 @@
+"""What the command line says: progress while it works, and at the end what was done, skipped and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from geoelle.records import EmbedSummary, EncoderCard
+    from geoelle.running import Progress
+    from geoelle.simulate import Simulation
+    from geoelle.webmap import MapSummary
+    from geoelle.workflow import RunSummary, StageReporter
+
+
+def line(text: str) -> None:
+    """One line of result, on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """One line that is no result, on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def error(found: Exception) -> None:
+    """One of our errors, as one sentence."""
+    note("geoelle: " + " ".join(str(found).split()))
+
+
+@contextmanager
+def stages(quiet: bool) -> Iterator[StageReporter]:
+    """Progress bars on standard error, one per stage."""
+    from geoelle.running import no_progress
+
+    if quiet:
+        yield lambda stage: no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def report(stage: str) -> Progress:
+            task = bars.add_task(stage, total=None)
+
+            def progress(done: int, total: int) -> None:
+                bars.update(task, completed=done, total=total)
+
+            return progress
+
+        yield report
+
+
+def embed_summary(summary: EmbedSummary) -> None:
+    """What `embed` did, skipped and failed at."""
+    if summary.n_unchanged == summary.n_jobs:
+        line(f"Embeddings: nothing to do, all {summary.n_jobs} jobs are in {summary.store} already.")
+        return
+    line(
+        f"Embeddings: {summary.n_embedded} chips in {summary.n_done} of {summary.n_jobs} jobs"
+        + (f" ({summary.n_unchanged} were there already)" if summary.n_unchanged else "")
+        + f"; skipped {summary.n_skipped_invalid} chips with too little data and {summary.n_skipped_cloud} for "
+        f"cloud. In {summary.store}."
+    )
+    for failure in summary.failures[:10]:
+        note(f"geoelle: failed: {failure}")
+    if summary.n_failed:
+        note(f"geoelle: {summary.n_failed} jobs failed; the same command takes them up again.")
+
+
+def calibration(found: Mapping[str, Any], out: Path) -> None:
+    """What `calibrate` found."""
+    line(
+        f"Calibration: {found['n_pairs']} pairs from {found['n_blocks']} independent blocks of "
+        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes; ceiling of r {found['ceiling']:.3f}."
+    )
+    r = found["scores"].get("r")
+    r_text = "undefined" if r is None else f"{r:.3f}"
+    if found["fitted"]:
+        line(f"Probe: held out by block r {r_text}, partial r beyond texture {found['partial_r']:.3f}. In {out}.")
+        return
+    line(
+        f"No local probe: {found['why']}. The shipped probe serves as cold start: on these pairs r {r_text}, mean "
+        f"difficulty {found['level_ratio']:.2f} of the mean loss."
+    )
+
+
+def difficulty(ds: Any, out: Path) -> None:
+    """What `difficulty` wrote."""
+    origin = ds.attrs["geoelle:probe_origin"]
+    start = "cold start: the probe shipped with the encoder" if origin == "shipped" else "locally calibrated probe"
+    support = ds["support"].values
+    inside, outside = int((support == 1).sum()), int((support == 0).sum())
+    share = f"{100 * inside / (inside + outside):.0f} %" if inside + outside else "none"
+    line(
+        f"Difficulty: {inside + outside} chips on {ds.sizes['time']} dates, {share} inside the probe's support "
+        f"({start}). In {out}."
+    )
+
+
+def delta(ds: Any, out: Path, alerts: Path) -> None:
+    """What `delta` wrote."""
+    judged = (ds["state"].values > 0).any(axis=(1, 2))
+    alerting = int(((ds["state"].values >= 2) & (ds["state"].values <= 4)).sum())
+    kind = ds.attrs["geoelle:reference"]["kind"]
+    line(
+        f"Delta: {int(judged.sum())} of {len(judged)} dates judged (reference: {kind}), {alerting} alerts. "
+        f"In {out}, {alerts} and {alerts.with_suffix('.geojson')}."
+    )
+
+
+def map_summary(drawn: MapSummary) -> None:
+    """What is in a map."""
+    line(
+        f"Map: {drawn.path} ({drawn.bytes / 1e6:.1f} MB): difficulty on {drawn.n_dates} dates, delta on "
+        f"{drawn.n_delta_dates}, {drawn.n_alerts_shown} of {drawn.n_alerts} alerts"
+        + ("; opens with no network." if drawn.self_contained else "; needs the network to open.")
+    )
+    for text in drawn.notes:
+        note(text)
+
+
+def run_summary(summary: RunSummary) -> None:
+    """What the whole chain did."""
+    from dataclasses import asdict
+
+    line(f"Items: {summary.items}.")
+    embed_summary(summary.embedding)
+    calibration(asdict(summary.calibration), summary.folder / "probe")
+    line(f"Alerts: {summary.n_alerts}, in {summary.folder / 'alerts.parquet'} and alerts.geojson.")
+    map_summary(summary.map)
+
+
+def simulated(simulation: Simulation) -> None:
+    """What the demo's scenes hold."""
+    events = ", ".join(f"a {event.kind} on {event.date}" for event in simulation.events)
+    line(f"Everything in this demo is simulated: {len(simulation.dates)} dates with {events}.")
+
+
+def encoders(cards: Sequence[EncoderCard]) -> None:
+    """The encoders: a few for the eye first, then what their cards say."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("name", "sensor", "bands", "chips", "features", "loss")
+    for card in cards:
+        chips = ", ".join(f"{px * card.gsd_m:g} m ({px} px)" for px in card.chip_sizes_px)
+        table.add_row(card.name, card.sensor, ", ".join(card.bands), chips, str(card.n_features), card.loss_kind)
+    console.print(table)
+    for card in cards:
+        facts = Table(title=card.name, show_header=False, box=None, title_justify="left", padding=(0, 2, 0, 0))
+        for what, said in (
+            ("loss", card.loss_definition),
+            ("trained on", card.training),
+            ("not good for", card.not_good_for),
+            ("licence", card.licence),
+            ("source", card.source),
+            ("probes", ", ".join(card.shipped_probes) or "none shipped"),
+        ):
+            facts.add_row(what, said)
+        console.print(facts)

@@ -1,0 +1,159 @@
+"""The difficulty stage: a probe over every embedding, with its error and support, as a raster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geoelle.encoders import get_card
+from geoelle.encoders.shipped import shipped_probe_folder
+from geoelle.errors import StoreError
+from geoelle.probe import Probe
+from geoelle.provenance import digest
+from geoelle.running import Progress, no_progress
+from geoelle.schema import SUPPORT_NO_DATA
+from geoelle.store import open_store
+from geoelle.store.embeddings import stored_digests
+from geoelle.store.layout import Variable, extent_of, write_store
+from geoelle.store.probes import read_probe
+
+_PASSED_ON = (
+    "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
+    "geoelle:software",
+)  # fmt: skip
+
+
+def difficulty(
+    embeddings: str | Path,
+    *,
+    out: str | Path,
+    probe: str | Path | Probe | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """Predict each chip's own loss, without decoder or labels.
+
+    Args:
+        embeddings: Store made by `embed`.
+        out: Folder of the Zarr store to write; takes the place of one that is there once it is whole, and is left
+            alone if it was made of the same.
+        probe: Folder of a probe made by `calibrate`, or the probe. None takes the one shipped with the encoder:
+            the cold start, which the store says.
+        progress: Told how many dates are done.
+
+    Returns:
+        The store, opened lazily: `difficulty` and `difficulty_se` in the unit of the encoder's loss, and
+        `support` (1 inside what the probe was trained on, 0 outside, 255 no data), over (time, y, x).
+
+    Raises:
+        ProbeError: If the probe is for another encoder, band set or chip size.
+        StoreError: If the store cannot be read.
+    """
+    source, target = Path(embeddings), Path(out)
+    ds = open_store(source, "embeddings")
+    encoder = ds.attrs["geoelle:encoder"]
+    fitted = probe if isinstance(probe, Probe) else load_probe(probe, encoder)
+    check_probe_fits(fitted, encoder)
+    made_of = digest({"probe": fitted.digest, "jobs": digest(stored_digests(source).tobytes().hex())})
+    if unchanged(target, "difficulty", made_of):
+        return open_store(target, "difficulty")
+    meta = fitted.meta
+    attrs = {
+        **{name: ds.attrs[name] for name in _PASSED_ON},
+        "geoelle:kind": "difficulty",
+        "geoelle:probe": {
+            "digest": fitted.digest,
+            "origin": meta.origin,
+            "trained_on": meta.trained_on,
+            "n_train": meta.n_train,
+            "n_blocks": meta.n_blocks,
+            "holdout": meta.holdout,
+            "scores": dict(meta.scores),
+            "transform": meta.transform,
+        },
+        "geoelle:probe_digest": fitted.digest,
+        "geoelle:probe_origin": meta.origin,
+        "geoelle:made_of": made_of,
+    }
+    _write(target, ds, fitted, attrs, progress)
+    return open_store(target, "difficulty")
+
+
+def load_probe(path: str | Path | None, encoder: Mapping[str, Any]) -> Probe:
+    """The probe in a folder, or for None the one shipped with a store's encoder.
+
+    Raises:
+        NotFoundError: If there is no probe.
+        ProbeError: If it is damaged, or none is shipped for these chips.
+    """
+    folder = shipped_probe_folder(encoder["name"], int(encoder["chip_size_px"])) if path is None else path
+    return Probe.from_arrays(*read_probe(folder))
+
+
+def check_probe_fits(probe: Probe, encoder: Mapping[str, Any]) -> None:
+    """Refuse a probe that was fitted for other embeddings than a store's.
+
+    Raises:
+        ProbeError: With everything that differs.
+    """
+    probe.check_fits(
+        get_card(encoder["name"]),
+        chip_size_px=int(encoder["chip_size_px"]),
+        gsd_m=float(encoder["gsd_m"]),
+        bands=tuple(encoder["bands"]),
+        weights_sha256=str(encoder["weights_sha256"]),
+    )
+
+
+def unchanged(target: Path, kind: str, made_of: str) -> bool:
+    """Whether a store is there that was made of the same.
+
+    Raises:
+        StoreError: If something is there that is no store of this kind, and would be lost.
+    """
+    if not target.exists():
+        return False
+    try:
+        return bool(open_store(target, kind).attrs.get("geoelle:made_of") == made_of)
+    except StoreError as error:
+        raise StoreError(f"{target} is in the way: {error} Give another --out, or delete it.") from None
+
+
+def _write(target: Path, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any], progress: Progress) -> None:
+    days = list(ds["time"].values)
+    unit = probe.meta.unit
+    variables = [
+        Variable(
+            "difficulty", "float32", float("nan"), {},
+            {"long_name": "predicted pretraining loss", "units": unit, "ancillary_variables": "difficulty_se support"},
+        ),
+        Variable(
+            "difficulty_se", "float32", float("nan"), {},
+            {"long_name": "standard error of the predicted loss of one chip", "units": unit},
+        ),
+        Variable(
+            "support", "uint8", SUPPORT_NO_DATA, {},
+            {
+                "long_name": "whether the probe was trained on chips like this one",
+                "flag_values": [0, 1, 255],
+                "flag_meanings": "outside inside no_data",
+            },
+        ),
+    ]  # fmt: skip
+
+    def dates() -> Iterator[dict[str, NDArray[np.generic]]]:
+        progress(0, len(days))
+        for i in range(len(days)):
+            scores = probe.predict_with_error(ds["embedding"].isel(time=i).values)
+            yield {
+                "difficulty": scores.difficulty,
+                "difficulty_se": scores.difficulty_se,
+                "support": scores.support,
+            }
+            progress(i + 1, len(days))
+
+    write_store(target, extent_of(ds.attrs), days, variables, dates(), attrs)

@@ -1,0 +1,67 @@
+"""Which chips a calibration looks at: spread evenly over blocks, seasons and textures, in an order fixed by content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geoelle import schema
+from geoelle.days import DateRanges, select_days
+from geoelle.errors import ProbeError
+from geoelle.holdout import assign_blocks
+from geoelle.provenance import content_order
+from geoelle.store.layout import extent_of
+
+_TEXTURE_STRATA = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    time: NDArray[np.intp]
+    row: NDArray[np.intp]
+    column: NDArray[np.intp]
+    key: list[str]
+    block: NDArray[np.int64]
+    stratum: NDArray[np.int64]
+
+
+def find_candidates(
+    ds: xr.Dataset, quiet: DateRanges, exclude_dates: Sequence[date | str], block_size_m: float
+) -> Candidates:
+    days = ds["time"].values
+    usable = select_days(days, quiet, exclude_dates)
+    done = (ds["status"].values == schema.DONE) & usable[:, None, None]
+    time, row, column = np.nonzero(done)
+    if len(time) == 0:
+        raise ProbeError(
+            f"None of the {len(days)} dates is quiet and has embedded chips. Widen the quiet dates, or embed more."
+        )
+    extent = extent_of(ds.attrs)
+    rows, columns = extent.rows[row], extent.columns[column]
+    ids = extent.grid.chip_ids(rows, columns)
+    block = assign_blocks(extent.grid.lonlat(rows, columns), block_size_m)
+    contrast = ds["contrast"].values[done]
+    edges = np.quantile(contrast, np.linspace(0, 1, _TEXTURE_STRATA + 1)[1:-1])
+    texture = np.searchsorted(edges, contrast)
+    month = days[time].astype("datetime64[M]").astype(np.int64) % 12
+    season = (month + 1) % 12 // 3
+    _, stratum = np.unique(np.stack([block, season, texture]), axis=1, return_inverse=True)
+    labels = [np.datetime_as_string(day, "D") for day in days]
+    key = [f"{chip} {labels[t]}" for chip, t in zip(ids, time, strict=True)]
+    return Candidates(time, row, column, key, block, np.asarray(stratum).ravel())
+
+
+def draw_sample(candidates: Candidates, n: int) -> NDArray[np.intp]:
+    """Indices of up to n candidates, one from each stratum in turn, in the order of their keys' hashes."""
+    order = np.array(content_order(candidates.key, salt="calibrate"), dtype=np.intp)
+    strata = candidates.stratum[order]
+    by_stratum = np.argsort(strata, kind="stable")
+    sizes = np.bincount(strata)
+    rank = np.empty(len(order), dtype=np.intp)
+    rank[by_stratum] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[np.argsort(rank, kind="stable")][:n])

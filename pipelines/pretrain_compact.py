@@ -1,0 +1,96 @@
+"""Train, evaluate and export the compact encoder: a thin call of geoelle.training.
+
+    python pipelines/pretrain_compact.py --data eurosat_rgb_jpeg.npz --out runs/compact --minutes 15
+    python pipelines/pretrain_compact.py --data eurosat_rgb_jpeg.npz --out runs/compact-norm --minutes 15 --norm-pix
+    python pipelines/pretrain_compact.py --data eurosat_rgb_jpeg.npz --out runs/compact --evaluate-only
+
+The folder --out then holds model.safetensors, the ONNX graphs and card.json; copy them to
+geoelle/encoders/weights/compact-rgb to ship them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from geoelle.errors import GeoelleError
+from geoelle.training import (
+    CompactConfig,
+    PretrainOptions,
+    StepReport,
+    evaluate,
+    load_exported,
+    pretrain,
+    read_eurosat,
+    split_holdout,
+    table,
+)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--data", type=Path, required=True, help="packed EuroSAT RGB chips (.npz)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, weights, graphs and card")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="optimiser steps")
+    length.add_argument("--epochs", type=float, help="passes over the training chips")
+    length.add_argument("--minutes", type=float, help="about this long on this machine (default: 15)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--norm-pix", action="store_true", help="standardise each patch's target by itself")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--held-out-per-class", type=int, default=200)
+    parser.add_argument("--evaluate-only", action="store_true", help="print the table of what lies in --out")
+    return parser.parse_args()
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.evaluate_only:
+        _, held_out = split_holdout(read_eurosat(arguments.data), arguments.held_out_per_class)
+        console.print(table(evaluate(load_exported(arguments.out), held_out)))
+        return
+    options = PretrainOptions(
+        data=arguments.data,
+        out=arguments.out,
+        steps=arguments.steps,
+        epochs=arguments.epochs,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        resume=arguments.resume,
+        held_out_per_class=arguments.held_out_per_class,
+        shape=CompactConfig(norm_pix=arguments.norm_pix),
+    )
+    columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("training", total=None, loss=float("nan"))
+
+        def on_step(report: StepReport) -> None:
+            progress.update(bar, total=report.steps, completed=report.step, loss=report.loss)
+
+        outcome = pretrain(options, on_step=on_step)
+    console.print(table(outcome.reports))
+    console.print(f"Wrote {outcome.card.name} (pooling {outcome.card.pooling}) to {arguments.out}.")
+
+
+def main() -> int:
+    """Run; errors are one sentence and exit code 1."""
+    arguments = _arguments()
+    console = Console(soft_wrap=True, highlight=False)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    try:
+        _run(arguments, console)
+    except GeoelleError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"{type(error).__name__}: {error}", markup=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
