@@ -16,13 +16,13 @@ from scipy import stats
 
 from geoelle.catalog import group_scenes
 from geoelle.days import DateRanges
-from geoelle.embedding import ItemsLike, cached_encoder, load_records, read_chips
+from geoelle.embedding import ItemsLike, cached_encoder, encoder_attrs, load_records, read_chips
 from geoelle.encoders import get_card
-from geoelle.errors import ImageryError, ProbeError
+from geoelle.errors import ConfigError, ImageryError, ProbeError, StoreError
 from geoelle.grid import GridExtent, Tile
 from geoelle.holdout import assign_blocks, block_keys, fold_digest, folds_from_blocks, suggest_block_size
 from geoelle.mapping import check_probe_fits, load_probe
-from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, fit_probe
+from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, atoms_from_folds, cross_validate, fit_probe, out_of_fold
 from geoelle.probe.measures import correlation, partial_r, reliability
 from geoelle.provenance import digest
 from geoelle.records import Scene
@@ -32,8 +32,8 @@ from geoelle.schema import check_pairs
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import extent_of
-from geoelle.store.probes import write_probe
-from geoelle.store.tables import read_table, write_table
+from geoelle.store.probes import check_probe_place, read_probe, write_probe
+from geoelle.store.tables import check_table_place, read_table, write_table
 from geoelle.texture import TEXTURE_NAMES, texture_features
 
 DEFAULT_N = 5000
@@ -67,9 +67,11 @@ class Calibration:
     scores: dict[str, float | None]
     """Local probe: held out by block. Shipped probe: on these pairs, which it never saw."""
     partial_r: float
-    """Correlation of difficulty with loss beyond brightness, contrast, gradient and JPEG size."""
+    """Correlation of loss and difficulty (held out like the scores) beyond brightness, contrast, gradient, JPEG size."""
     level_ratio: float
-    """Mean difficulty over mean loss, of the probe that will be used: 1 is no bias."""
+    """Mean difficulty, held out like the scores, over mean loss: 1 is no bias."""
+    probe_digest: str
+    """Of the local probe; empty where none was fitted."""
     made_of: str
     """Digest of everything the pairs and the probe come from: chips, options, encoder."""
 
@@ -143,12 +145,21 @@ def calibrate(
         ProbeError: If the encoder has no loss of its own, or the chips cannot be fitted.
         TooFewBlocksError: If few blocks are allowed but there are not even three.
         ImageryError: If chips that were embedded can no longer be read.
+        ConfigError: If a number makes no sense.
+        StoreError: If the store was made by another version of the encoder, or something is in the way.
     """
+    if n < 1 or masks < 2 or not 0 < block_size_m < np.inf:
+        raise ConfigError(
+            f"n is {n}, masks {masks}, block_size_m {block_size_m}. Expected at least 1, at least 2, and above 0."
+        )
     ds = open_store(embeddings, "embeddings")
     encoder = ds.attrs["geoelle:encoder"]
+    _refuse_other_weights(embeddings, ds)
     if encoder["loss_kind"] == "unavailable":
         raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
     pairs_path = Path(pairs_out) if pairs_out is not None else Path(out).parent / "pairs.parquet"
+    check_probe_place(out)
+    check_table_place(pairs_path)
     options = {
         "quiet": [[str(a), str(b)] for a, b in quiet],
         "exclude_dates": [str(d) for d in exclude_dates],
@@ -167,8 +178,12 @@ def calibrate(
     with cluster(workers, scheduler) as client:
         results = list(run_jobs(client, _measure, jobs, label="calibrate", progress=progress))
     pairs, losses = _pairs(ds, results, block_size_m)
-    probe, why = _fit(pairs, encoder, ds, masks, block_size_m, allow_few)
-    found = _describe(pairs, losses, probe or load_probe(None, encoder), probe is not None, why)
+    probe, held_out, why = _fit(pairs, encoder, masks, block_size_m, allow_few)
+    if held_out is None:
+        shipped = load_probe(None, encoder)
+        check_probe_fits(shipped, encoder)
+        held_out = shipped.predict(np.stack(pairs["embedding"].to_numpy())).astype(np.float64)
+    found = _describe(pairs, losses, probe, held_out, why)
     found = replace(found, n_candidates=len(candidates.time), block_size_m=block_size_m, made_of=made_of)
     pairs.attrs["geoelle:calibration"] = {f: getattr(found, f) for f in Calibration.__slots__}
     pairs.attrs["geoelle:encoder"] = dict(encoder)
@@ -183,11 +198,32 @@ def _unchanged(pairs_path: Path, probe: Path, made_of: str) -> gpd.GeoDataFrame 
     """The pairs that are there, if they and the probe were made of the same."""
     if not pairs_path.is_file():
         return None
-    pairs = read_table(pairs_path)
+    try:
+        pairs = read_table(pairs_path)
+    except StoreError as error:
+        raise StoreError(
+            f"{pairs_path} is in the way: {error} Give another file for the pairs, or delete it."
+        ) from None
     found = pairs.attrs.get("geoelle:calibration", {})
-    if found.get("made_of") != made_of or (found.get("fitted") and not (probe / "probe.json").is_file()):
+    if set(found) != set(Calibration.__slots__) or found["made_of"] != made_of:
         return None
-    return pairs
+    try:
+        there = not found["fitted"] or Probe.from_arrays(*read_probe(probe)).digest == found["probe_digest"]
+    except (StoreError, ProbeError):
+        there = False
+    return pairs if there else None
+
+
+def _refuse_other_weights(embeddings: str | Path, ds: xr.Dataset) -> None:
+    """The loss has to be of the very network that made the embeddings."""
+    stored = ds.attrs["geoelle:encoder"]
+    now = encoder_attrs(get_card(stored["name"]), extent_of(ds.attrs))
+    differing = [name for name in ("weights_sha256", "card_digest") if stored.get(name) != now[name]]
+    if differing:
+        raise StoreError(
+            f"{embeddings} was made by another version of {stored['name']}: {differing[0]} {stored.get(differing[0])}, "
+            f"now {now[differing[0]]}. Embed again into another store."
+        )
 
 
 def _jobs(
@@ -199,15 +235,19 @@ def _jobs(
     threads: int,
     masks: int,
 ) -> list[_LossJob]:
-    scenes = {scene.day: scene for scene in group_scenes(records)}
+    made_of = ds.attrs["geoelle:scenes"]
+    known = {item for items in made_of.values() for item in items}
+    scenes = {scene.day: scene for scene in group_scenes(r for r in records if r.id in known)}
     extent = extent_of(ds.attrs)
     jobs = []
     for t in np.unique(candidates.time[chosen]):
         day = ds["time"].values[t]
-        if day not in scenes:
+        label = str(np.datetime_as_string(day, "D"))
+        there = list(scenes[day].item_ids) if day in scenes else []
+        if there != list(made_of.get(label, [])):
             raise ImageryError(
-                f"The items hold nothing of {np.datetime_as_string(day, 'D')}, which the store has. "
-                "Give the items that the store was made from."
+                f"The items hold {', '.join(there) or 'nothing'} of {label}, where the store was made from "
+                f"{', '.join(made_of.get(label, []))}. Give the items that the store was made from."
             )
         mine = chosen[candidates.time[chosen] == t]
         wanted = np.zeros(extent.shape, dtype=np.bool_)
@@ -277,21 +317,24 @@ def _pairs(
 def _fit(
     pairs: gpd.GeoDataFrame,
     encoder: Mapping[str, Any],
-    ds: xr.Dataset,
     masks: int,
     block_size_m: float,
     allow_few: bool,
-) -> tuple[Probe | None, str]:
-    """The local probe, or why there is none."""
+) -> tuple[Probe | None, NDArray[np.float64] | None, str]:
+    """The local probe and its held-out difficulty of the pairs, or why there is none."""
     blocks = pairs["block"].to_numpy(dtype=str)
     n_blocks = len(np.unique(blocks))
     lonlat = np.stack([pairs.geometry.x, pairs.geometry.y], axis=1)
     if n_blocks < MIN_BLOCKS and not allow_few:
         size = suggest_block_size(lonlat, MIN_BLOCKS)
         smaller = f", or blocks of {size:g} m if the loss varies over that distance" if size else ""
-        return None, (
-            f"{n_blocks} independent blocks of {block_size_m:g} m, and a local fit asks for {MIN_BLOCKS}: a larger "
-            f"area would do{smaller}; --allow-few fits all the same"
+        return (
+            None,
+            None,
+            (
+                f"{n_blocks} independent blocks of {block_size_m:g} m, and a local fit asks for {MIN_BLOCKS}: a larger "
+                f"area would do{smaller}; --allow-few fits all the same"
+            ),
         )
     n_folds = max(_MIN_FOLDS, min(_N_FOLDS, n_blocks))
     folds = folds_from_blocks(blocks, n_folds, lonlat=lonlat)
@@ -307,9 +350,10 @@ def _fit(
         origin="local",
         trained_on=f"{len(pairs)} chips of this area, {scenes[0]} to {scenes[-1]}",
     )
+    embedding, loss = np.stack(pairs["embedding"].to_numpy()), pairs["loss"].to_numpy()
     probe = fit_probe(
-        np.stack(pairs["embedding"].to_numpy()),
-        pairs["loss"].to_numpy(),
+        embedding,
+        loss,
         keys,
         blocks=blocks,
         scenes=pairs["scene"].to_numpy(dtype=str),
@@ -318,31 +362,48 @@ def _fit(
         min_blocks=1 if allow_few else MIN_BLOCKS,
     )
     check_probe_fits(probe, encoder)
-    return probe, ""
+    return probe, _held_out(probe, embedding, loss, folds), ""
+
+
+def _held_out(
+    probe: Probe, embedding: NDArray[np.float32], loss: NDArray[np.float64], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Difficulty of each pair by the coefficients fitted without its fold: what the probe's scores are made from."""
+    meta = probe.meta
+    target = loss if meta.transform == "none" else np.log(loss) if meta.transform == "log" else np.sqrt(loss)
+    fitted = out_of_fold(embedding, folds, cross_validate(atoms_from_folds(embedding, target, folds)))
+    if meta.transform == "log":
+        return np.asarray(np.exp(fitted) * meta.smearing)
+    positive = np.maximum(fitted, 0.0)
+    return np.asarray(positive**2 + meta.smearing if meta.transform == "sqrt" else positive)
 
 
 def _describe(
-    pairs: gpd.GeoDataFrame, losses: NDArray[np.float32], probe: Probe, fitted: bool, why: str
+    pairs: gpd.GeoDataFrame,
+    losses: NDArray[np.float32],
+    probe: Probe | None,
+    predicted: NDArray[np.float64],
+    why: str,
 ) -> Calibration:
     loss = pairs["loss"].to_numpy()
-    predicted = probe.predict(np.stack(pairs["embedding"].to_numpy())).astype(np.float64)
     reliable = reliability(losses)
     texture = pairs[list(TEXTURE_NAMES)].to_numpy()
-    scores = dict(probe.meta.scores) if fitted else _agreement(predicted, loss)
+    scores = dict(probe.meta.scores) if probe is not None else _agreement(predicted, loss)
     return Calibration(
         n_candidates=0,
         n_pairs=len(pairs),
         n_blocks=pairs["block"].nunique(),
         n_scenes=pairs["scene"].nunique(),
         block_size_m=0,
-        fitted=fitted,
-        origin=probe.meta.origin,
+        fitted=probe is not None,
+        origin="shipped" if probe is None else probe.meta.origin,
         why=why,
         reliability=reliable,
         ceiling=float(np.sqrt(max(reliable, 0.0))),
         scores=scores,
         partial_r=partial_r(predicted, loss, texture),
         level_ratio=float(predicted.mean() / loss.mean()),
+        probe_digest="" if probe is None else probe.digest,
         made_of="",
     )
 

@@ -65,10 +65,13 @@ def cut_chips(
     valid_windows = _windows(tile_pixels.valid, size, stride)
     valid_fraction = valid_windows.mean(axis=(-2, -1), dtype=np.float32)
     cloud_fraction = _windows(tile_pixels.cloud, size, stride).mean(axis=(-2, -1), dtype=np.float32)
+    observed_fraction = _windows(tile_pixels.valid | tile_pixels.cloud, size, stride).mean(
+        axis=(-2, -1), dtype=np.float32
+    )
     status = np.full(valid_fraction.shape, schema.NOT_DONE, dtype=np.uint8)
     # A chip is charged to the clouds only if it would have passed without them.
     status[valid_fraction < 1 - max_invalid_fraction] = schema.SKIPPED_CLOUD
-    status[valid_fraction + cloud_fraction < 1 - max_invalid_fraction] = schema.SKIPPED_INVALID
+    status[observed_fraction < 1 - max_invalid_fraction] = schema.SKIPPED_INVALID
     status[~wanted] = schema.OUTSIDE_AOI
     rows, columns = np.nonzero(status == schema.NOT_DONE)
     pixels = np.ascontiguousarray(_windows(tile_pixels.pixels, size, stride)[:, rows, columns].swapaxes(0, 1))

@@ -16,7 +16,7 @@ DateRange = tuple[date, date]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SearchConfig(_Section):
@@ -86,7 +86,7 @@ class MapConfig(_Section):
 class RunConfig(_Section):
     """The whole chain. Paths are relative to the file they stand in."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Name of the run and of its folder.")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$", description="Name of the run and of its folder.")
     aoi: str | tuple[float, float, float, float] | None = Field(
         None, description="GeoJSON file or west, south, east, north; by default the whole of the items found."
     )
@@ -110,7 +110,7 @@ def load_config(path: str | Path) -> RunConfig:
         document = yaml.safe_load(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFoundError(f"There is no config {source}. See pipelines/ for examples.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{source} is not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{source} holds {type(document).__name__}. Expected keys and values; see pipelines/.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +25,7 @@ from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import group_scenes, read_items, records_from_frame
 from geoelle.chips import MAX_INVALID_FRACTION, TileChips, cut_chips
 from geoelle.encoders import Encoder, get_card, load_encoder
-from geoelle.errors import EncoderInputError, NoItemsError
+from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
 from geoelle.grid import ChipGrid, GridExtent, Tile, utm_epsg
 from geoelle.imagery import read_tile, without_signature
 from geoelle.provenance import digest, software
@@ -35,7 +35,7 @@ from geoelle.schema import check_items
 from geoelle.sensors import get_sensor
 from geoelle.store import open_store
 from geoelle.store.embeddings import prepare, stored_digests, write_job
-from geoelle.store.layout import grid_attrs
+from geoelle.store.layout import grid_attrs, open_group
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
 _ENCODING = threading.Lock()
@@ -61,7 +61,7 @@ class EmbedJob:
     @property
     def name(self) -> str:
         """`<day> tile <row>,<column>`."""
-        return f"{np.datetime_as_string(self.scene.day, 'D')} tile {self.tile.name}"
+        return f"{_day(self.scene)} tile {self.tile.name}"
 
 
 def embed(
@@ -100,6 +100,7 @@ def embed(
 
     Raises:
         EncoderInputError: If the encoder does not take such chips.
+        ConfigError: If an option is out of its range.
         StoreError: If the store was made with another grid, encoder or config.
         NoItemsError: If the items miss the area.
     """
@@ -111,10 +112,14 @@ def embed(
     grid = ChipGrid(utm_epsg(area.centroid.x, area.centroid.y), chip_size_m, stride_m)
     extent = GridExtent.covering(grid, area, tile_chips)
     _check_chip_size(card, extent)
+    _check_max_invalid(max_invalid_fraction)
     scenes = group_scenes(r for r in records if _near(r, area))
     if not scenes:
         raise NoItemsError("None of the items touches the AOI. Search again with this AOI.")
     store = Path(out)
+    known: dict[str, Any] = dict(open_group(store).attrs) if store.exists() else {}
+    item_ids = {**known.get("geoelle:scenes", {}), **{_day(s): list(s.item_ids) for s in scenes}}
+    simulated = bool(known.get("geoelle:simulated")) or any(_is_simulated(i) for s in scenes for i in s.items)
     config = {"sensor": card.sensor, "gsd_m": card.gsd_m, "max_invalid_fraction": max_invalid_fraction}
     attrs = {
         "geoelle:kind": "embeddings",
@@ -122,13 +127,14 @@ def embed(
         "geoelle:encoder": encoder_attrs(card, extent),
         "geoelle:config": config,
         "geoelle:aoi": json.loads(area_frame.to_json()),
-        "geoelle:simulated": any(_is_simulated(r) for r in records),
-        "geoelle:attribution": attribution(records),
+        "geoelle:scenes": dict(sorted(item_ids.items())),
+        "geoelle:simulated": simulated,
+        "geoelle:attribution": attribution(card.sensor, item_ids, simulated=simulated),
         "geoelle:software": software(),
     }
     index = prepare(
         store, extent, [s.day for s in scenes], n_features=card.n_features,
-        units=card.units, attrs={**attrs, "geoelle:scenes": _scene_attrs(store, scenes)},
+        units=card.units, attrs=attrs,
     )  # fmt: skip
     jobs = _plan(store, scenes, extent, extent.aoi_mask(area), index, encoder, encoder_threads(workers), config, card)
     todo = _not_done(store, jobs)
@@ -162,13 +168,13 @@ def encoder_attrs(card: EncoderCard, extent: GridExtent) -> dict[str, Any]:
     }
 
 
-def attribution(records: Sequence[ItemRecord]) -> str:
+def attribution(sensor: str, days: Iterable[str], *, simulated: bool) -> str:
     """The text that the sensor's data asks for, with the years used."""
-    if any(_is_simulated(r) for r in records):
+    if simulated:
         return "Simulated data: no satellite saw this"
-    years = sorted({int(str(r.time.astype("datetime64[Y]"))) for r in records})
-    span = f"{years[0]}" if years[0] == years[-1] else f"{years[0]}-{years[-1]}"
-    return f"{get_sensor(records[0].sensor).attribution} [{span}]"
+    years = sorted({day[:4] for day in days})
+    span = years[0] if years[0] == years[-1] else f"{years[0]}-{years[-1]}"
+    return f"{get_sensor(sensor).attribution} [{span}]"
 
 
 def read_chips(
@@ -284,12 +290,13 @@ def _log(store: Path, summary: EmbedSummary) -> None:
         log.write(json.dumps(line) + "\n")
 
 
-def _scene_attrs(store: Path, scenes: Sequence[Scene]) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {}
-    if store.exists():
-        known = dict(open_store(store, "embeddings").attrs.get("geoelle:scenes", {}))
-    new = {str(np.datetime_as_string(s.day, "D")): list(s.item_ids) for s in scenes}
-    return dict(sorted({**known, **new}.items()))
+def _day(scene: Scene) -> str:
+    return str(np.datetime_as_string(scene.day, "D"))
+
+
+def _check_max_invalid(fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"max_invalid_fraction is {fraction}. Expected from 0 to less than 1.")
 
 
 def _covered(items: ItemsLike) -> gpd.GeoDataFrame:

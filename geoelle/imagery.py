@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import odc.stac
 import pystac
+import rasterio
+import rasterio.warp
 from numpy.typing import NDArray
+from odc.geo.converters import rio_geobox
 from odc.geo.geobox import GeoBox
+from odc.geo.overlap import compute_reproject_roi
+from odc.geo.roi import roi_is_empty, roi_shape, w_
+from odc.geo.warp import resampling_s2rio
 from odc.loader._rio import RioDriver, RioReader
 
 from geoelle.errors import ImageryError
@@ -22,6 +28,8 @@ from geoelle.records import ItemRecord, Scene
 from geoelle.schema import check_items
 from geoelle.sensors import get_sensor
 
+_SAME_GRID_PX = 0.01
+"""Grids that differ by less are one grid, and pixels are copied."""
 _PLANETARY_COMPUTER_HOST = ".blob.core.windows.net"
 
 
@@ -76,6 +84,12 @@ def _load(items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str]) -> 
     """Digital numbers (name, y, x) float32, NaN outside and where nodata."""
     quality = get_sensor(items[0].sensor).quality
     bands = {name: _odc_band(items[0], name) for name in names}
+    for item in items:
+        if {name: _odc_band(item, name) for name in names} != bands:
+            raise ImageryError(
+                f"Items {items[0].id} and {item.id} of one day keep their bands in assets of different names. "
+                "They cannot be read as one scene; leave one out with --exclude."
+            )
     is_quality = {name: quality is not None and name == quality.name for name in names}
     try:
         ds = odc.stac.load(
@@ -87,7 +101,7 @@ def _load(items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str]) -> 
             nodata=float("nan"),
             resampling={bands[name]: "nearest" if is_quality[name] else "bilinear" for name in names},
             patch_url=_sign,
-            driver=_DeclaredNodataDriver(),
+            driver=_ExactDriver(),
             fail_on_error=True,
         )
     except Exception as error:  # GDAL, the transport and odc raise many kinds; the job must name its item for each
@@ -137,33 +151,92 @@ def _sign(href: str) -> str:
 
 
 def without_signature(text: str) -> str:
-    """A message without the query strings of addresses, which may hold tokens."""
-    return re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]+", r"\1", text)
+    """A message without the query strings and passwords of addresses, which may hold tokens.
+
+    Transports also name an address without its host (`url: /B04.tif?sig=...`), so any query is taken out.
+    """
+    text = re.sub(r"(?<=[^\s'\"])\?[^\s'\"?=]+=[^\s'\"]*", "", text)
+    return re.sub(r"(?<=://)[^/@\s'\"]+@", "", text)
 
 
 def _refuse(items: Sequence[ItemRecord], names: Sequence[str], error: Exception) -> NoReturn:
-    said = without_signature(" ".join(str(error).split())) or type(error).__name__
-    cause = error.__cause__ or error.__context__
-    if cause is not None and str(cause) and str(cause) not in said:
-        said += f" ({without_signature(' '.join(str(cause).split()))})"
-    guilty = [
-        f"item {item.id}, asset {item.assets[name].key}"
-        for item in items
-        for name in names
-        if item.assets[name].href.rsplit("/", 1)[-1] in said
-    ]
-    where = guilty[0] if guilty else "item " + ", ".join(item.id for item in items)
+    reason = error.reason if isinstance(error, _UnreadableError) else error
+    cause = reason.__cause__ or reason.__context__
+    said = _sentence(reason) or type(reason).__name__
+    if cause is not None and _sentence(cause) not in said:
+        said += f" ({_sentence(cause)})"
+    where = "item " + ", ".join(item.id for item in items)
+    if isinstance(error, _UnreadableError):
+        address = without_signature(error.address)
+        file = address.rsplit("/", 1)[-1]
+        guilty = (
+            f"item {item.id}, asset {item.assets[name].key}"
+            for item in items
+            for name in names
+            if without_signature(item.assets[name].href).endswith(file)
+        )
+        where = f"{next(guilty, where)} at {address}"
     raise ImageryError(f"Cannot read {where}: {said}. Run again to take it up once the file is whole.") from error
 
 
-class _DeclaredNodataReader(RioReader):  # type: ignore[misc]
-    """Takes an item's declared nodata for the file's own where the file declares none."""
+def _sentence(error: BaseException) -> str:
+    return without_signature(" ".join(str(error).split())).rstrip(".")
+
+
+class _UnreadableError(Exception):
+    """What went wrong with one file, for the message that names it."""
+
+    def __init__(self, address: str, reason: Exception) -> None:
+        super().__init__(address)
+        self.address = address
+        self.reason = reason
+
+
+class _ExactReader(RioReader):  # type: ignore[misc]
+    """odc's reader with what makes a chip's pixels its own, whatever tile it is read in.
+
+    It warps exactly, where GDAL's default moves pixels by up to an eighth, differently in every tile. And it takes an
+    item's declared nodata for the file's own where the file declares none.
+    """
 
     def read(self, cfg: Any, dst_geobox: GeoBox, **options: Any) -> Any:
-        declared = None if self._src.meta is None else self._src.meta.nodata
-        return super().read(replace(cfg, src_nodata_fallback=declared), dst_geobox, **options)
+        try:
+            with rasterio.open(self._src.uri, sharing=False) as source:
+                return self._read(source, cfg, dst_geobox)
+        except Exception as error:  # GDAL and the transport raise many kinds
+            raise _UnreadableError(self._src.uri, error) from error
+
+    def _read(self, source: Any, cfg: Any, dst_geobox: GeoBox) -> tuple[Any, NDArray[np.float32]]:
+        band, meta = self._src.band, self._src.meta
+        if source.driver == "VRT":  # may name any file that this process can read
+            raise ValueError("it is a GDAL VRT, which points elsewhere, where an image is expected")
+        if band > source.count:
+            raise ValueError(f"it has {source.count} bands, and band {band} was asked for")
+        overlap = compute_reproject_roi(rio_geobox(source), dst_geobox, ttol=_SAME_GRID_PX)
+        pixels = np.full(roi_shape(overlap.roi_dst), np.nan, dtype=np.float32)
+        if roi_is_empty(overlap.roi_dst) or roi_is_empty(overlap.roi_src):
+            return overlap.roi_dst, pixels
+        nodata = source.nodatavals[band - 1]
+        if nodata is None and meta is not None:
+            nodata = meta.nodata
+        if overlap.paste_ok and overlap.read_shrink == 1:
+            source.read(band, out=pixels, window=w_[overlap.roi_src])
+            if nodata is not None:
+                pixels[pixels == np.float32(nodata)] = np.nan
+        else:
+            rasterio.warp.reproject(
+                rasterio.band(source, band),
+                pixels,
+                src_nodata=nodata,
+                dst_crs=str(dst_geobox.crs),
+                dst_transform=dst_geobox[overlap.roi_dst].transform,
+                dst_nodata=np.nan,
+                resampling=resampling_s2rio(cfg.resampling),
+                tolerance=0,
+            )
+        return overlap.roi_dst, pixels
 
 
-class _DeclaredNodataDriver(RioDriver):  # type: ignore[misc]
-    def open(self, src: Any, ctx: Any) -> _DeclaredNodataReader:
-        return _DeclaredNodataReader(src, ctx)
+class _ExactDriver(RioDriver):  # type: ignore[misc]
+    def open(self, src: Any, ctx: Any) -> _ExactReader:
+        return _ExactReader(src, ctx)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geoelle.encoders import get_card
 from geoelle.encoders.shipped import shipped_probe_folder
-from geoelle.errors import StoreError
+from geoelle.errors import GeoelleError, ProbeError, StoreError
 from geoelle.probe import Probe
 from geoelle.provenance import digest
 from geoelle.running import Progress, no_progress
@@ -91,7 +91,11 @@ def load_probe(path: str | Path | None, encoder: Mapping[str, Any]) -> Probe:
         ProbeError: If it is damaged, or none is shipped for these chips.
     """
     folder = shipped_probe_folder(encoder["name"], int(encoder["chip_size_px"])) if path is None else path
-    return Probe.from_arrays(*read_probe(folder))
+    arrays, meta = read_probe(folder)
+    try:
+        return Probe.from_arrays(arrays, meta)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ProbeError(f"The probe in {folder} cannot be used. {error}") from None
 
 
 def check_probe_fits(probe: Probe, encoder: Mapping[str, Any]) -> None:
@@ -119,7 +123,7 @@ def unchanged(target: Path, kind: str, made_of: str) -> bool:
         return False
     try:
         return bool(open_store(target, kind).attrs.get("geoelle:made_of") == made_of)
-    except StoreError as error:
+    except GeoelleError as error:  # also a store of this kind that is damaged
         raise StoreError(f"{target} is in the way: {error} Give another --out, or delete it.") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 READERS_PER_WORKER = 4
+_CONNECT_TIMEOUT = "10s"
 _IN_FLIGHT_PER_READER = 2
 
 
@@ -46,7 +48,7 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="10s")
+            client = Client(scheduler, timeout=_CONNECT_TIMEOUT)
         except (OSError, ValueError, TimeoutError) as error:
             raise ConfigError(f"The Dask scheduler {scheduler} does not answer ({error}). Check its address.") from None
         with client:
@@ -85,9 +87,10 @@ def run_jobs[Job, Result](
     threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
     window = max(1, threads) * _IN_FLIGHT_PER_READER
     waiting = iter(enumerate(jobs))
+    run = uuid.uuid4().hex  # a scheduler takes two jobs of one key for one, whoever sent them
 
     def submit(index: int, job: Job) -> object:
-        return client.submit(work, job, key=f"{label}-{index}", pure=False, retries=0)
+        return client.submit(work, job, key=f"{label}-{run}-{index}", pure=False, retries=0)
 
     first = [submit(i, job) for i, job in islice(waiting, window)]
     pool = as_completed(first)

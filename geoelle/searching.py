@@ -7,10 +7,10 @@ from datetime import date
 from pathlib import Path
 
 import geopandas as gpd
-import numpy as np
 
 from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import find_items, items_frame, write_items
+from geoelle.days import as_day
 from geoelle.sensors import get_sensor
 
 DEFAULT_SENSOR = "sentinel-2-l2a"
@@ -46,11 +46,12 @@ def search(
 
     Raises:
         AOIError: If the AOI cannot be used.
+        ConfigError: If a date is none, or the dates are in the wrong order.
         CatalogError: If the catalog does not answer as it should.
         NoItemsError: If nothing passes the filters.
     """
     area = aoi_geometry(read_aoi(aoi))
-    first, last = np.datetime64(str(start), "ns"), np.datetime64(str(end), "ns")
+    first, last = as_day(start), as_day(end)
     items, counts = find_items(
         area,
         catalog=catalog,

@@ -73,7 +73,9 @@ def run(
     """
     home = Path(base) if base is not None else Path.cwd() if isinstance(config, RunConfig) else Path(config).parent
     c = config if isinstance(config, RunConfig) else load_config(config)
-    folder = Path(c.out) if c.out is not None else Path("runs") / c.name
+    folder = Path(_relative(c.out, home)) if c.out is not None else Path("runs") / c.name
+    if folder.exists() and not folder.is_dir():
+        raise AlreadyExistsError(f"{folder} is a file. Give another `out`, the folder of the outputs.")
     area = _aoi(c, home)
     report("search")
     found = search(
@@ -180,11 +182,11 @@ def demo(
         AlreadyExistsError: If the folder holds something else than a demo.
     """
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "scenes").is_dir():
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "scenes").is_dir())):
         raise AlreadyExistsError(f"{folder} holds something else than a demo. Give another --out.")
     progress = report("simulate")
     simulation = make_scenes(folder / "scenes", progress=lambda done, total, day: progress(done, total), overwrite=True)
-    summary = run(demo_config(simulation, folder), base=folder, workers=workers, report=report)
+    summary = run(demo_config(simulation, folder), workers=workers, report=report)
     return summary, simulation
 
 

@@ -46,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--held-out-per-class", type=int, default=200)
+    parser.add_argument("--compare-with", type=Path, help="folder of another run, to put its figures on the card too")
     parser.add_argument("--evaluate-only", action="store_true", help="print the table of what lies in --out")
     return parser.parse_args()
 
@@ -64,6 +65,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         seed=arguments.seed,
         resume=arguments.resume,
         held_out_per_class=arguments.held_out_per_class,
+        compare_with=arguments.compare_with,
         shape=CompactConfig(norm_pix=arguments.norm_pix),
     )
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

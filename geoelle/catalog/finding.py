@@ -14,18 +14,19 @@ import pystac
 import shapely
 from pystac.stac_io import DefaultStacIO
 from pystac_client import Client
-from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from shapely.geometry.base import BaseGeometry
+from urllib3 import Retry
 
 from geoelle.catalog.parsing import parse_item
 from geoelle.catalog.scenes import solar_day
-from geoelle.errors import CatalogError, ConfigError, NoItemsError
+from geoelle.errors import CatalogError, ConfigError, GeoelleError, NoItemsError
 from geoelle.records import ItemRecord
 from geoelle.sensors import Sensor
 
 _TIMEOUT_S = (5.0, 30.0)  # to connect, to answer
 _RETRIES = 3
+_BACKOFF_S = 0.3
 _DIAGNOSIS_LIMIT = 200
 
 
@@ -35,11 +36,11 @@ class FilterCounts:
 
     seen: int = 0
     other_collection: int = 0
-    outside_aoi: int = 0
-    outside_dates: int = 0
     excluded: int = 0
-    too_cloudy: int = 0
+    outside_aoi: int = 0
     without_bands: int = 0
+    outside_dates: int = 0
+    too_cloudy: int = 0
     duplicates: int = 0
     kept: int = 0
     collections_seen: list[str] = field(default_factory=list)
@@ -48,11 +49,11 @@ class FilterCounts:
         """What was removed, in words."""
         removed = {
             "another collection": self.other_collection,
-            "outside the AOI": self.outside_aoi,
-            "outside the dates": self.outside_dates,
             "excluded by name": self.excluded,
-            "over the cloud limit": self.too_cloudy,
+            "outside the AOI": self.outside_aoi,
             "without the sensor's bands": self.without_bands,
+            "outside the dates": self.outside_dates,
+            "over the cloud limit": self.too_cloudy,
             "given twice": self.duplicates,
         }
         said = ", ".join(f"{count} {why}" for why, count in removed.items() if count)
@@ -99,9 +100,7 @@ def find_items(
     counts = FilterCounts()
     source = _Source(catalog)
     raws = source.items(aoi, collections, start, end)
-    items = _filter(
-        raws, counts, aoi, sensor, collections, start, end, max_cloud_percent, exclude, source.is_url
-    )
+    items = _filter(raws, counts, aoi, sensor, collections, start, end, max_cloud_percent, exclude, source.is_url)
     counts.kept = len(items)
     if not items and source.is_api and counts.seen == 0:
         # The server dropped everything, so ask again with less, to be able to say why.
@@ -131,10 +130,10 @@ def _filter(
         seen_collections.add(str(raw.get("collection")))
         if collections and raw.get("collection") not in collections:
             counts.other_collection += 1
+        elif str(raw.get("id")) in exclude:  # before anything that a broken item could trip up
+            counts.excluded += 1
         elif not _touches(raw, aoi):
             counts.outside_aoi += 1
-        elif str(raw.get("id")) in exclude:
-            counts.excluded += 1
         else:
             item = parse_item(raw, sensor, remote=remote)
             if item is None:
@@ -156,9 +155,10 @@ def _touches(raw: dict[str, Any], aoi: BaseGeometry) -> bool:
     try:
         footprint = shapely.geometry.shape(geometry) if geometry else shapely.box(*raw["bbox"][:4])
         return bool(footprint.intersects(aoi) and not footprint.touches(aoi))
-    except (shapely.errors.ShapelyError, ValueError, TypeError, KeyError, AttributeError):
+    except (shapely.errors.ShapelyError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise CatalogError(
-            f"Item {raw.get('id')} has a geometry that cannot be read. Ask the provider, or leave it out."
+            f"Item {str(raw.get('id'))[:80]} has a geometry that cannot be read. "
+            "Ask the provider, or leave it out with --exclude."
         ) from None
 
 
@@ -180,9 +180,18 @@ def _nothing(
     remedy = "Widen the filter that removed them"
     if counts.other_collection == counts.seen:
         remedy = f"The catalog's collections are {', '.join(counts.collections_seen)}"
-    elif counts.outside_aoi == counts.seen - counts.other_collection:
+    elif counts.outside_aoi == counts.seen - counts.other_collection - counts.excluded:
         remedy = "The AOI lies outside the data; check that its coordinates are longitude, latitude"
     return f"No items in {catalog} for {asked}: {counts.sentence()}. {remedy}."
+
+
+def _network_io() -> StacApiIO:
+    # A server that is busy is asked again; one that hangs only once more, since each time costs the whole time-out.
+    retries = Retry(
+        total=_RETRIES, read=1, backoff_factor=_BACKOFF_S, status_forcelist=(429, 502, 503, 504),
+        allowed_methods=("GET", "POST"), raise_on_status=False,
+    )  # fmt: skip
+    return StacApiIO(timeout=_TIMEOUT_S, max_retries=retries)
 
 
 class _TimedIO(DefaultStacIO):  # type: ignore[misc]
@@ -190,7 +199,7 @@ class _TimedIO(DefaultStacIO):  # type: ignore[misc]
 
     def read_text_from_href(self, href: str) -> str:
         if urlsplit(href).scheme in ("http", "https"):
-            return str(StacApiIO(timeout=_TIMEOUT_S, max_retries=_RETRIES).read_text_from_href(href))
+            return str(_network_io().read_text_from_href(href))
         return str(super().read_text_from_href(href))
 
 
@@ -214,7 +223,7 @@ class _Source:
                 raise CatalogError(f"There is no catalog at {path}. Give a STAC API's URL or a catalog.json.")
             self.address = path.resolve().as_posix()
         with self._speaking():
-            io = StacApiIO(timeout=_TIMEOUT_S, max_retries=_RETRIES)
+            io = _network_io()
             root = io.read_json(self.address)
             if root.get("conformsTo"):
                 return Client.open(self.address, timeout=_TIMEOUT_S, stac_io=io)
@@ -238,9 +247,7 @@ class _Source:
                 yield from self._search(aoi, collections, start, end, limit)
             else:
                 for item in self._client.get_items(recursive=True):
-                    yield item.make_asset_hrefs_absolute().to_dict(
-                        include_self_link=False, transform_hrefs=False
-                    )
+                    yield item.make_asset_hrefs_absolute().to_dict(include_self_link=False, transform_hrefs=False)
 
     def _search(
         self,
@@ -266,9 +273,7 @@ class _Source:
             max_items=limit,
         )
         for item in search.items_as_dicts():
-            base = next(
-                (link["href"] for link in item.get("links", []) if link.get("rel") == "self"), self.address
-            )
+            base = next((link["href"] for link in item.get("links", []) if link.get("rel") == "self"), self.address)
             for asset in item.get("assets", {}).values():
                 if isinstance(asset, dict) and isinstance(asset.get("href"), str):
                     asset["href"] = pystac.utils.make_absolute_href(asset["href"], base)
@@ -288,21 +293,11 @@ class _Translated:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        reasons = (
-            APIError,
-            pystac.STACError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        )
         if isinstance(error, json.JSONDecodeError):
             raise CatalogError(
                 f"{self.address} did not answer with JSON. Is it a STAC API or a catalog.json?"
             ) from None
-        if isinstance(error, reasons) and not isinstance(error, CatalogError | GeneratorExit):
+        if isinstance(error, Exception) and not isinstance(error, GeoelleError):  # pystac raises bare ones too
             said = " ".join(str(error).split())[:300] or type(error).__name__
             raise CatalogError(
                 f"The catalog {self.address} does not answer as a STAC catalog should: {said}. "

@@ -61,9 +61,7 @@ def records_from_frame(frame: gpd.GeoDataFrame) -> list[ItemRecord]:
             f"The items have columns {sorted(map(str, frame.columns))}. Expected `stac` and `sensor` among them; "
             "pass what geoelle.search returned."
         )
-    return _parse(
-        (json.loads(raw), sensor) for raw, sensor in zip(frame["stac"], frame["sensor"], strict=True)
-    )
+    return _parse((json.loads(raw), sensor) for raw, sensor in zip(frame["stac"], frame["sensor"], strict=True))
 
 
 def write_items(items: Sequence[ItemRecord], path: str | Path, query: Mapping[str, Any]) -> Path:
@@ -102,8 +100,7 @@ def read_items(path: str | Path) -> tuple[list[ItemRecord], dict[str, Any]]:
         raws = list(stac_geoparquet.arrow.stac_table_to_items(table))
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise CatalogError(
-            f"{source} is not an items file written by geoelle search ({type(error).__name__}: {error}). "
-            "Search again."
+            f"{source} is not an items file written by geoelle search ({type(error).__name__}: {error}). Search again."
         ) from None
     return _parse((raw, raw["properties"].get("geoelle:sensor", "")) for raw in raws), query
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from shapely.geometry import box, mapping
 
 from geoelle.errors import CatalogError
 from geoelle.records import AssetRecord, ItemRecord, TimeKind
 from geoelle.sensors import BandSpec, QualitySpec, Sensor
 
-# What of an item's properties is kept; the rest is the provider's business and need not be of one type.
-_KEPT_PROPERTIES = (
-    "datetime", "start_datetime", "end_datetime", "platform", "constellation", "gsd", "eo:cloud_cover",
-    "proj:epsg", "proj:code", "proj:shape", "proj:transform", "proj:bbox", "sat:relative_orbit",
-    "s2:mgrs_tile", "s2:processing_baseline", "s2:datatake_id", "processing:version", "grid:code",
-    "earthsearch:boa_offset_applied", "geoelle:simulated",
-)  # fmt: skip
-_KEPT_ASSET_FIELDS = ("type", "eo:bands", "bands", "raster:bands", "roles", "proj:epsg", "proj:code", "proj:shape",
-                      "proj:transform", "gsd")  # fmt: skip
+type _Plain = Callable[[Any], Any]
+"""What an item said, as one type, or None where it is of another: one column of a table holds one type."""
+
 _REMOTE_SCHEMES = ("http", "https", "s3", "gs", "az", "abfs")
+_PREFIX = re.compile(r"^([^/\\:]{2,}):")
+"""Scheme of an address or name of a GDAL driver."""
 _MGRS = re.compile(r"^(?:MGRS-)?(\d{1,2}[C-X][A-Z]{2})$")
 
 
@@ -39,7 +36,7 @@ def parse_item(raw: Mapping[str, Any], sensor: Sensor, *, remote: bool = False) 
     Raises:
         CatalogError: If the item lacks what STAC demands of every item, or names an address that is not one.
     """
-    item_id = str(raw.get("id", ""))
+    item_id = _name(raw.get("id"))
     properties = raw.get("properties")
     if not item_id or not isinstance(properties, Mapping) or not isinstance(raw.get("assets"), Mapping):
         raise CatalogError(f"The catalog holds an item {item_id or '(without id)'} that is not STAC: it lacks id, "
@@ -50,19 +47,20 @@ def parse_item(raw: Mapping[str, Any], sensor: Sensor, *, remote: bool = False) 
     for spec in (*sensor.bands, *((sensor.quality,) if sensor.quality else ())):
         asset = _find_asset(raw["assets"], spec, sensor, offset_applied)
         if asset is not None:
-            _check_href(item_id, asset.href, remote)
+            _check_href(item_id, raw["assets"][asset.key]["href"], remote)
             assets[spec.name] = asset
     if not any(band.name in assets for band in sensor.bands):
         return None
     time, kind, end = _times(item_id, properties)
+    bbox = _bbox(item_id, raw)
     return ItemRecord(
         id=item_id,
-        collection=str(raw.get("collection") or ""),
+        collection=_name(raw.get("collection")),
         sensor=sensor.name,
         time=time,
         time_kind=kind,
         time_end=end,
-        bbox=_bbox(item_id, raw),
+        bbox=bbox,
         cloud_percent=_number(properties.get("eo:cloud_cover")),
         epsg=_epsg(properties),
         mgrs_tile=_mgrs(properties),
@@ -71,7 +69,7 @@ def parse_item(raw: Mapping[str, Any], sensor: Sensor, *, remote: bool = False) 
         relative_orbit=_integer(properties.get("sat:relative_orbit")),
         platform=_text(properties.get("platform")),
         assets=assets,
-        raw=_slim(raw, assets),
+        raw=_slim(raw, item_id, assets, bbox),
     )
 
 
@@ -89,16 +87,26 @@ def _offset_applied(properties: Mapping[str, Any], baseline: str | None) -> bool
     return None if number < 4 else False
 
 
-def _check_href(item_id: str, href: str, remote: bool) -> None:
+def _check_href(item_id: str, href: Any, remote: bool) -> None:
     """Refuse what GDAL would take for something else than one file: its virtual file systems, inline XML, drivers."""
-    scheme = urlsplit(href).scheme.lower()
-    drive = len(scheme) == 1  # C:\...
-    local = not scheme or drive or scheme == "file"
-    if href.startswith(("/vsi", "<")) or (not local and scheme not in _REMOTE_SCHEMES) or (remote and local):
+    if not _is_plain_address(href, remote):
         raise CatalogError(
-            f"Item {item_id} has the asset address {href[:80]!r}, which is no plain address. "
+            f"Item {item_id} has the asset address {str(href)[:80]!r}, which is no plain address. "
             f"Expected {', '.join(_REMOTE_SCHEMES)}{'' if remote else ' or a path'}; leave the item out with --exclude."
         )
+
+
+def _is_plain_address(href: Any, remote: bool) -> bool:
+    # GDAL looks for inline XML anywhere in a name.
+    if not isinstance(href, str) or href != href.strip() or not href.isprintable() or "<" in href or "/vsi" in href:
+        return False
+    prefix = _PREFIX.match(href)  # one letter is a drive, as in C:
+    if prefix is None or prefix.group(1).lower() == "file":
+        return not remote
+    try:
+        return prefix.group(1).lower() in _REMOTE_SCHEMES and bool(urlsplit(href).netloc)
+    except ValueError:
+        return False
 
 
 def _find_asset(
@@ -109,9 +117,9 @@ def _find_asset(
         if isinstance(asset, Mapping) and asset.get("href"):
             return _asset(alias, asset, 1, 1, spec, sensor, offset_applied)
     for key, asset in assets.items():
-        if not isinstance(asset, Mapping) or not asset.get("href"):
+        if not isinstance(key, str) or not isinstance(asset, Mapping) or not asset.get("href"):
             continue
-        names = [str(b.get("name", "")) for b in _bands(asset)]
+        names = [_text(b.get("name")) for b in _bands(asset)]
         for alias in spec.aliases:
             if alias in names:
                 return _asset(key, asset, names.index(alias) + 1, len(names), spec, sensor, offset_applied)
@@ -120,7 +128,8 @@ def _find_asset(
 
 def _bands(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     bands = asset.get("eo:bands") or asset.get("bands") or []
-    return [b for b in bands if isinstance(b, Mapping)] if isinstance(bands, list) else []
+    # Not one is dropped: the place in the list is the band of the file.
+    return [b if isinstance(b, Mapping) else {} for b in bands] if isinstance(bands, list) else []
 
 
 def _asset(
@@ -151,30 +160,30 @@ def _asset(
     )
 
 
-def _times(
-    item_id: str, properties: Mapping[str, Any]
-) -> tuple[np.datetime64, TimeKind, np.datetime64 | None]:
+def _times(item_id: str, properties: Mapping[str, Any]) -> tuple[np.datetime64, TimeKind, np.datetime64 | None]:
     instant = _time(properties.get("datetime"))
     start, end = _time(properties.get("start_datetime")), _time(properties.get("end_datetime"))
     if instant is not None:
         return instant, "instant", None
-    if start is not None:
+    if start is not None and end is not None and start <= end:
         return start, "interval", end
     raise CatalogError(
-        f"Item {item_id} has neither datetime nor start_datetime. STAC asks for one; leave the item out."
+        f"Item {item_id} has neither a datetime nor a start_datetime and end_datetime in order. STAC asks for these; "
+        "leave the item out with --exclude."
     )
 
 
 def _time(value: Any) -> np.datetime64 | None:
-    if value is None:
+    if not isinstance(value, str | datetime):
         return None
     try:
-        parsed = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
+        parsed = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        if parsed.tzinfo is not None:
+            parsed = parsed.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
         return None
-    if parsed.tzinfo is not None:
-        parsed = parsed.astimezone(UTC).replace(tzinfo=None)
-    return np.datetime64(parsed, "ns")
+    # datetime64[ns] reaches from 1678 to 2262 and wraps round silently beyond; no satellite flew outside of this.
+    return np.datetime64(parsed, "ns") if 1900 <= parsed.year < 2200 else None
 
 
 def _bbox(item_id: str, raw: Mapping[str, Any]) -> tuple[float, float, float, float]:
@@ -184,8 +193,13 @@ def _bbox(item_id: str, raw: Mapping[str, Any]) -> tuple[float, float, float, fl
         numbers = [_number(v) for v in (corners if len(corners) == 4 else corners[:2] + corners[3:5])]
         if all(n is not None for n in numbers):
             west, south, east, north = (float(n) for n in numbers if n is not None)
-            return west, south, east, north
-    raise CatalogError(f"Item {item_id} has no usable bbox ({bbox}). STAC asks for one; leave the item out.")
+            # Some providers write 181 for what lies beyond the antimeridian.
+            if max(abs(west), abs(east)) <= 360 and -90 <= south <= north <= 90:
+                return west, south, east, north
+    raise CatalogError(
+        f"Item {item_id} has no usable bbox ({str(bbox)[:80]}). Expected west, south, east, north in degrees; "
+        "leave the item out with --exclude."
+    )
 
 
 def _epsg(properties: Mapping[str, Any]) -> int | None:
@@ -204,32 +218,42 @@ def _mgrs(properties: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _slim(raw: Mapping[str, Any], assets: Mapping[str, AssetRecord]) -> dict[str, object]:
-    keys = {asset.key for asset in assets.values()}
-    properties = {k: raw["properties"][k] for k in _KEPT_PROPERTIES if k in raw["properties"]}
+def _slim(
+    raw: Mapping[str, Any], item_id: str, assets: Mapping[str, AssetRecord], bbox: tuple[float, float, float, float]
+) -> dict[str, object]:
+    """The item with what geoelle keeps of it, every field of one type; the rest is the provider's business."""
+    properties = _typed(raw["properties"], _KEPT_PROPERTIES)
     properties.setdefault("datetime", None)
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": [],
-        "id": str(raw["id"]),
-        "collection": str(raw.get("collection") or ""),
-        "geometry": raw.get("geometry"),
-        "bbox": list(raw["bbox"]),
+        "id": item_id,
+        "collection": _name(raw.get("collection")),
+        "geometry": raw.get("geometry") or mapping(box(*bbox)),
+        "bbox": list(bbox),
         "properties": properties,
         "links": [],
         "assets": {
-            key: {"href": str(raw["assets"][key]["href"])}
-            | {f: raw["assets"][key][f] for f in _KEPT_ASSET_FIELDS if f in raw["assets"][key]}
-            for key in sorted(keys)
+            key: {"href": raw["assets"][key]["href"]} | _typed(raw["assets"][key], _KEPT_ASSET_FIELDS)
+            for key in sorted({asset.key for asset in assets.values()})
         },
     }
+
+
+def _typed(fields: Mapping[str, Any], kept: Mapping[str, _Plain]) -> dict[str, Any]:
+    values = {name: plain(fields.get(name)) for name, plain in kept.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _name(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -240,4 +264,52 @@ def _integer(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _stamp(value: Any) -> str | None:
+    time = _time(value)
+    return None if time is None else f"{time.astype('datetime64[us]').item().isoformat()}Z"
+
+
+def _numbers(value: Any) -> list[float] | None:
+    numbers = [_number(v) for v in value] if isinstance(value, list | tuple) else [None]
+    return None if None in numbers else [n for n in numbers if n is not None]
+
+
+def _integers(value: Any) -> list[int] | None:
+    numbers = _numbers(value)
+    return None if numbers is None else [int(n) for n in numbers]
+
+
+def _texts(value: Any) -> list[str] | None:
+    return [v for v in value if isinstance(v, str)] if isinstance(value, list | tuple) else None
+
+
+def _band_list(value: Any) -> list[dict[str, Any]] | None:
+    """Bands with what says their name and scaling. One that says nothing keeps its place in the list."""
+    if not isinstance(value, list | tuple):
+        return None
+    bands = [_typed(band, _KEPT_BAND_FIELDS) if isinstance(band, Mapping) else {} for band in value]
+    return bands if any(bands) else None
+
+
+_KEPT_BAND_FIELDS: dict[str, _Plain] = {
+    "name": _text, "common_name": _text, "data_type": _text, "unit": _text, "nodata": _number, "scale": _number,
+    "offset": _number, "raster:scale": _number, "raster:offset": _number,
+}  # fmt: skip
+_KEPT_ASSET_FIELDS: dict[str, _Plain] = {
+    "type": _text, "eo:bands": _band_list, "bands": _band_list, "raster:bands": _band_list, "roles": _texts,
+    "proj:epsg": _integer, "proj:code": _text, "proj:shape": _integers, "proj:transform": _numbers, "gsd": _number,
+}  # fmt: skip
+_KEPT_PROPERTIES: dict[str, _Plain] = {
+    "datetime": _stamp, "start_datetime": _stamp, "end_datetime": _stamp, "platform": _text, "constellation": _text,
+    "gsd": _number, "eo:cloud_cover": _number, "proj:epsg": _integer, "proj:code": _text, "proj:shape": _integers,
+    "proj:transform": _numbers, "proj:bbox": _numbers, "sat:relative_orbit": _integer, "s2:mgrs_tile": _text,
+    "s2:processing_baseline": _text, "s2:datatake_id": _text, "processing:version": _text, "grid:code": _text,
+    "earthsearch:boa_offset_applied": _flag, "geoelle:simulated": _flag,
+}  # fmt: skip

@@ -9,13 +9,15 @@ import geopandas as gpd
 import numpy as np
 import shapely
 import xarray as xr
+from numpy.typing import NDArray
 
 from geoelle import schema
 from geoelle.change.scoring import reference_looks
 from geoelle.days import select_days
+from geoelle.errors import ConfigError, SchemaError
 from geoelle.schema import check_alerts
 from geoelle.store.layout import extent_of
-from geoelle.store.tables import write_geojson, write_table
+from geoelle.store.tables import check_table_place, write_geojson, write_table
 
 _ALERTING = (schema.FIRST, schema.PROVISIONAL, schema.CONFIRMED)
 
@@ -29,8 +31,14 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
 
     Returns:
         One row per chip and date past the threshold, with the columns of `schema.ALERT_COLUMNS`, in EPSG:4326; the
-        geometry is the chip's cell. `before_item_ids` are those of the reference look nearest in time.
+        geometry is the chip's cell. `before_item_ids` are those of the reference look nearest in time that saw the
+        place.
+
+    Raises:
+        SchemaError: If the two stores differ in dates or places.
     """
+    if any(not np.array_equal(delta[axis].values, difficulty[axis].values) for axis in ("time", "y", "x")):
+        raise SchemaError("Delta and difficulty differ in dates or places. Compute delta from this difficulty.")
     state = delta["state"].values
     time, row, column = np.nonzero(np.isin(state, _ALERTING))
     z = delta["z"].values[time, row, column].astype(np.float64)
@@ -41,9 +49,10 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
     days = delta["time"].values
     reference = delta.attrs["geoelle:reference"]
     scenes = delta.attrs["geoelle:scenes"]
-    before = {t: _nearest_reference(days, int(t), delta.attrs) for t in np.unique(time)}
+    levels = difficulty["difficulty"].values
+    before = _looks_before(delta, levels, time, row, column)
     change = delta["delta"].values[time, row, column].astype(np.float64)
-    value = difficulty["difficulty"].values[time, row, column].astype(np.float64)
+    value = levels[time, row, column].astype(np.float64)
     labels = [str(np.datetime_as_string(day, "D")) for day in days]
     frame = gpd.GeoDataFrame(
         {
@@ -60,7 +69,7 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
             "reference": value - change,
             "reference_kind": [reference["kind"]] * len(time),
             "reference_n": delta["reference_n"].values[time, row, column].astype(np.int32),
-            "before_item_ids": [list(scenes.get(labels[before[t]], [])) if t in before else [] for t in time],
+            "before_item_ids": [list(scenes.get(labels[t], [])) for t in before],
             "after_item_ids": [list(scenes.get(labels[t], [])) for t in time],
         },
         geometry=_cells(delta, row, column),
@@ -72,17 +81,45 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
 
 def write_alerts(alerts: gpd.GeoDataFrame, path: str | Path) -> None:
     """Write GeoParquet at `path`, and GeoJSON beside it."""
+    check_alerts_place(path)
     target = Path(path)
     write_table(alerts, target)
     write_geojson(alerts, target.with_suffix(".geojson"))
 
 
-def _nearest_reference(days: Any, target: int, attrs: Any) -> int:
-    """Index of the reference look nearest in time to a look."""
-    options = attrs["geoelle:reference"]
+def check_alerts_place(path: str | Path) -> None:
+    """Refuse a path whose two files would be one, or would take a folder's place.
+
+    Raises:
+        ConfigError: If it ends in `.geojson`, which is the other file's name.
+        AlreadyExistsError: If a folder is there.
+    """
+    target = Path(path)
+    if target.suffix.lower() == ".geojson":
+        raise ConfigError(
+            f"The alerts {target} would be overwritten by the GeoJSON that goes beside them. "
+            f"Name the GeoParquet file, for example {target.with_suffix('.parquet')}."
+        )
+    check_table_place(target)
+    check_table_place(target.with_suffix(".geojson"))
+
+
+def _looks_before(
+    delta: xr.Dataset, values: NDArray[np.float32], time: NDArray[np.intp], row: NDArray[np.intp],
+    column: NDArray[np.intp],
+) -> NDArray[np.intp]:  # fmt: skip
+    """For each alert, index of the reference look nearest in time that saw its place."""
+    days = delta["time"].values
+    options = delta.attrs["geoelle:reference"]
     allowed = select_days(days, options["reference_dates"], options["excluded_dates"])
-    looks = np.flatnonzero(reference_looks(days, target, allowed, options["kind"], options["window_days"] or 0))
-    return int(looks[np.argmin(np.abs(days[looks] - days[target]))])
+    found = np.empty(len(time), dtype=np.intp)
+    for t in np.unique(time):
+        looks = np.flatnonzero(reference_looks(days, int(t), allowed, options["kind"], options["window_days"] or 0))
+        nearest_first = looks[np.argsort(np.abs(days[looks] - days[t]), kind="stable")]
+        mine = np.flatnonzero(time == t)
+        saw = np.isfinite(values[nearest_first][:, row[mine], column[mine]])
+        found[mine] = nearest_first[saw.argmax(axis=0)]
+    return found
 
 
 def _cells(delta: xr.Dataset, row: Any, column: Any) -> Any:

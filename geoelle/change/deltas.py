@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from geoelle import schema
-from geoelle.change.alerts import rank_alerts, write_alerts
+from geoelle.change.alerts import check_alerts_place, rank_alerts, write_alerts
 from geoelle.change.scoring import (
     Floats,
     Reference,
@@ -70,14 +70,18 @@ def delta(
 
     Raises:
         HistoryTooShortError: If no look asked for has references enough anywhere.
-        ConfigError: If no look is left to judge, or a number makes no sense.
+        ConfigError: If no look is left to judge, or an option makes no sense.
         StoreError: If the store cannot be read.
     """
-    if min_looks < 2 or alert_z <= 0 or window_days < 0:
+    if reference not in get_args(ReferenceKind):
+        raise ConfigError(f"reference is {reference!r}. Expected {' or '.join(get_args(ReferenceKind))}.")
+    if min_looks < 2 or not 0 < alert_z < np.inf or window_days < 0:
         raise ConfigError(
             f"min_looks is {min_looks}, alert_z {alert_z}, window_days {window_days}. Expected at least 2, above 0, "
             "and not negative."
         )
+    if alerts is not None:
+        check_alerts_place(alerts)
     ds = open_store(difficulty, "difficulty")
     target = Path(out)
     options = {

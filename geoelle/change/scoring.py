@@ -80,10 +80,12 @@ def reference_from(difficulty: Floats, looks: NDArray[np.bool_], min_looks: int)
 def _local_mean(values: Floats) -> Floats:
     """Mean over a 5 × 5 neighbourhood of what is not NaN."""
     there = np.isfinite(values)
-    total = ndimage.uniform_filter(np.where(there, values, 0.0), _NEIGHBOURHOOD, mode="constant")
-    weight = ndimage.uniform_filter(there.astype(np.float64), _NEIGHBOURHOOD, mode="constant")
-    # Rounding of the running sums can leave a tiny negative variance.
-    return np.where(there, np.maximum(total, 0.0) / np.where(weight > 0, weight, 1.0), np.nan)
+    total, weight = np.where(there, values, 0.0), there.astype(np.float64)
+    # Not uniform_filter: its running sums carry rounding into places where all is 0, and z would explode there.
+    for axis in (0, 1):
+        total = ndimage.correlate1d(total, np.ones(_NEIGHBOURHOOD), axis, mode="constant")
+        weight = ndimage.correlate1d(weight, np.ones(_NEIGHBOURHOOD), axis, mode="constant")
+    return np.where(there, total / np.where(weight > 0, weight, 1.0), np.nan)
 
 
 def z_score(difficulty: Floats, reference: Reference) -> Floats:

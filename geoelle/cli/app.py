@@ -23,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_INTERRUPTED = 130
+
 Aoi = Annotated[str, typer.Option("--aoi", help="GeoJSON file, or west,south,east,north in degrees.")]
 MaybeAoi = Annotated[
     str | None, typer.Option("--aoi", help="GeoJSON file, or west,south,east,north; default: all the items cover.")
@@ -208,9 +210,13 @@ def map(
     from geoelle.webmap import map as draw
 
     drawn = draw(
-        open_store(difficulty, "difficulty"), delta=None if delta is None else open_store(delta, "delta"), alerts=None if alerts is None else read_table(alerts), out=out, title=title,
+        open_store(difficulty, "difficulty"),
+        delta=None if delta is None else open_store(delta, "delta"),
+        alerts=None if alerts is None else read_table(alerts),
+        out=out,
+        title=title,
         max_alerts=max_alerts,
-    )  # fmt: skip
+    )
     show.map_summary(drawn)
 
 
@@ -277,6 +283,10 @@ def main() -> None:
     except GeoelleError as error:
         show.error(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        show.note("Interrupted. The same command takes up where this one stopped.")
-        sys.exit(130)
+    except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
+        show.error(ConfigError(f"Cannot read or write: {error}. Check the path, its permissions and the disk."))
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # typer takes the KeyboardInterrupt itself
+            show.note("Interrupted. The same command takes up where this one stopped.")
+        raise

@@ -37,7 +37,7 @@ def stages(quiet: bool) -> Iterator[StageReporter]:
     """Progress bars on standard error, one per stage."""
     from geoelle.running import no_progress
 
-    if quiet:
+    if quiet or not sys.stderr.isatty():  # in a log or a pipe, bars are noise around the one line that counts
         yield lambda stage: no_progress
         return
     from rich.console import Console

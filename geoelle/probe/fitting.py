@@ -56,7 +56,8 @@ def fit_probe(
             three.
         meta: What the probe is for; its lower part is filled here.
         alphas: Penalties to try, of shape (alpha,).
-        transform: Fit the loss, or its logarithm.
+        transform: Fit the loss, its square root or its logarithm. A loss of squared errors has a root that is nearer
+            to linear in the embedding.
         nonnegative: Whether the loss cannot be negative; difficulty is then cut off at 0.
         min_blocks: Refuse with fewer independent blocks; 1 allows any number.
         max_stored: Training embeddings kept for support.
@@ -87,7 +88,7 @@ def fit_probe(
     if not np.isfinite(x).all():
         raise not_finite_error(x, y)
     _check_loss(y, transform, nonnegative)
-    target = np.log(y) if transform == "log" else y
+    target = {"none": lambda v: v, "sqrt": np.sqrt, "log": np.log}[transform](y)
 
     atoms = atoms_from_folds(x, target, fold)
     total = merge_all(atoms.values())
@@ -98,6 +99,9 @@ def fit_probe(
     if transform == "log":
         smearing = float(np.exp(target - predicted).mean())
         predicted = np.exp(predicted) * smearing
+    elif transform == "sqrt":
+        smearing = float(((target - predicted) ** 2).mean())
+        predicted = np.maximum(predicted, 0.0) ** 2 + smearing
     elif nonnegative:
         predicted = np.maximum(predicted, 0.0)
 
@@ -155,7 +159,7 @@ def _check_loss(y: NDArray[np.float64], transform: Transform, nonnegative: bool)
             f"{int((y <= 0).sum())} of {len(y)} losses are zero or negative (least {y.min():g}), which have "
             "no logarithm. Expected positive losses; fit with transform='none'."
         )
-    if nonnegative and y.min() < 0:
+    if (nonnegative or transform == "sqrt") and y.min() < 0:
         raise ProbeError(
             f"{int((y < 0).sum())} of {len(y)} losses are negative (least {y.min():g}). Expected none, as "
             "the loss is declared nonnegative; correct the losses or fit with nonnegative=False."

@@ -10,8 +10,8 @@ from geoelle.errors import ProbeError
 from geoelle.provenance import digest
 from geoelle.records import EncoderCard, LossKind
 
-Transform = Literal["none", "log"]
-"""Whether the probe was fitted to the loss or to its logarithm."""
+Transform = Literal["none", "sqrt", "log"]
+"""Whether the probe was fitted to the loss, to its square root or to its logarithm."""
 
 Origin = Literal["local", "shipped"]
 """`local`: fitted on pairs of the run's own area. `shipped`: came with the encoder, the cold start."""
@@ -52,8 +52,8 @@ class ProbeMeta:
     # ---- filled by fit_probe
     transform: Transform = "none"
     smearing: float = 1.0
-    """Mean of exp(held-out residual), by which exp(predicted log loss) is multiplied (Duan 1983); 1 without
-    a log."""
+    """Retransformation after Duan (1983), from held-out residuals e: mean of exp(e), by which exp(fitted) is multiplied,
+    for a log; mean of e squared, which is added to fitted squared, for a root; 1 and unused without a transform."""
     nonnegative: bool = True
     """Whether the loss cannot be negative, so that difficulty is cut off at 0."""
     n_train: int = 0
@@ -129,7 +129,7 @@ class ProbeMeta:
                 f"unknown {unknown}. Expected format {FORMAT} with every field. Fit the probe again with "
                 "this version of geoelle."
             )
-        if values["transform"] not in ("none", "log") or values["origin"] not in ("local", "shipped"):
+        if values["transform"] not in ("none", "sqrt", "log") or values["origin"] not in ("local", "shipped"):
             raise ProbeError(
                 f"The probe has transform {values['transform']!r} and origin {values['origin']!r}. "
                 "Expected none or log, and local or shipped. Fit the probe again."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +18,13 @@ def replacing(target: Path) -> Iterator[Path]:
     What was at `target` stays as it was until then, and if anything goes wrong.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    _remove(partial)
     try:
         yield partial
         if target.is_dir():
             # A folder cannot be replaced in one step: the old one steps aside first.
             old = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
-            _remove(old)
             target.rename(old)
             partial.rename(target)
             _remove(old)
@@ -31,6 +32,30 @@ def replacing(target: Path) -> Iterator[Path]:
             partial.replace(target)
     finally:
         _remove(partial)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a killed process left beside `target`; an old folder that had stepped aside comes back."""
+    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*.partial")):
+        pid = left.name.removeprefix(f".{target.name}.").partition(".")[0]
+        if not pid.isdigit() or (int(pid) != os.getpid() and _is_running(int(pid))):
+            continue
+        if left.name.endswith(".old.partial") and not target.exists():
+            left.rename(target)
+        else:
+            _remove(left)
+
+
+def _is_running(pid: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is no question but Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

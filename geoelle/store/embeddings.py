@@ -65,11 +65,13 @@ def prepare(
             _create_digests(zarr.open_group(partial, mode="r+"), extent, len(days))
     root = open_group(path, mode="r+")
     _refuse_another(path, root.attrs, attrs)
-    known = _days(root)
+    known = _mend(path, root)
     missing = sorted(set(days) - set(known))
     if missing:
         _append(root, known, missing)
-    root.attrs.update(attrs)
+    changed = {k: v for k, v in attrs.items() if k not in root.attrs or digest(root.attrs[k]) != digest(v)}
+    if changed:
+        root.attrs.update(changed)
     return {day: i for i, day in enumerate([*known, *missing])}
 
 
@@ -86,13 +88,35 @@ def _create_digests(root: zarr.Group, extent: GridExtent, n_days: int) -> None:
 
 def _append(root: zarr.Group, known: list[np.datetime64], missing: list[np.datetime64]) -> None:
     n = len(known) + len(missing)
-    # `time` grows last: it says how many dates there are, so a kill before it leaves the store as it was.
-    for name, array in sorted(root.arrays()):
-        if array.metadata.dimension_names and array.metadata.dimension_names[0] == "time" and name != "time":  # type: ignore[union-attr]
-            array.resize((n, *array.shape[1:]))
+    # `time` grows last: it says how many dates there are, and `_mend` cuts the rest back to it.
+    _resize(root, n)
     time: Any = root["time"]
     time.resize((n,))
     time[len(known) :] = np.asarray(missing, dtype=_NS).astype("datetime64[D]").astype(np.int64)
+
+
+def _mend(path: Path, root: zarr.Group) -> list[np.datetime64]:
+    """The store's dates, after clearing away what a run that was killed left behind.
+
+    That is files half written, and arrays that grew for dates which `time` does not hold yet.
+    """
+    for left in path.rglob("*.partial"):
+        left.unlink(missing_ok=True)
+    days = _days(root)
+    while days and days[-1] == np.datetime64(0, "ns"):  # `time` itself grew but was not filled in
+        days.pop()
+    _resize(root, len(days))
+    time: Any = root["time"]
+    if time.shape[0] != len(days):
+        time.resize((len(days),))
+    return days
+
+
+def _resize(root: zarr.Group, n_days: int) -> None:
+    for name, array in sorted(root.arrays()):
+        dimensions = array.metadata.dimension_names  # type: ignore[union-attr]
+        if dimensions and dimensions[0] == "time" and name != "time" and array.shape[0] != n_days:
+            array.resize((n_days, *array.shape[1:]))
 
 
 def _days(root: zarr.Group) -> list[np.datetime64]:
@@ -101,6 +125,9 @@ def _days(root: zarr.Group) -> list[np.datetime64]:
 
 
 def _refuse_another(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
+    kind = found.get("geoelle:kind")
+    if kind != wanted["geoelle:kind"]:
+        raise StoreError(f"{path} is a Zarr store of kind {kind!r}. It is left as it is; give another --out.")
     for name in _IDENTITY:
         if name in found and digest(found[name]) == digest(wanted[name]):
             continue

@@ -66,7 +66,8 @@ def create_store(
             shape=(len(days), height, width, *trailing),
             dtype=variable.dtype,
             fill_value=variable.fill,
-            chunks=job if inner is None else (1, min(inner, tile), min(inner, tile), *trailing),
+            # A shard holds whole chunks: a tile that cannot be split evenly is one chunk.
+            chunks=job if inner is None or tile % inner else (1, inner, inner, *trailing),
             shards=None if inner is None else job,
             dimension_names=("time", "y", "x", *variable.trailing),
         )
@@ -174,7 +175,13 @@ def open_store(path: str | Path, kind: str | None = None) -> xr.Dataset:
             f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "
             "give the store that the verb asks for."
         )
-    ds: xr.Dataset = xr.open_zarr(path, consolidated=False, decode_coords="all", chunks=None).sortby("time")
+    try:
+        ds: xr.Dataset = xr.open_zarr(path, consolidated=False, decode_coords="all", chunks=None).sortby("time")
+    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(
+            f"{path} cannot be opened ({error}). If a run was killed while it added dates, run it again; "
+            "otherwise make the store again."
+        ) from None
     _CHECKS[str(found)](ds)
     return ds
 

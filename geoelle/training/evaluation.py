@@ -55,7 +55,7 @@ class Score:
 
     chip_size_px: int
     target: str
-    """`loss`, or `log loss` with every figure on the logarithmic scale."""
+    """A key of `TARGETS`: `loss`, `root loss` or `log loss`; every figure is on that scale."""
     holdout: str
     """`random` or `classes`."""
     predictor: str
@@ -81,10 +81,8 @@ class SizeReport:
     """Of the chips' mean losses."""
     reliability: float
     """Split-half correlation of the chips' losses, stepped up to all masks (Spearman-Brown)."""
-    ceiling: float
-    """Square root of the reliability: no predictor's r can be expected above it."""
-    ceiling_log: float
-    """The same of the logarithm of the loss."""
+    ceilings: dict[str, float]
+    """By target, the square root of its reliability: no predictor's r can be expected above it."""
     scores: tuple[Score, ...]
 
 
@@ -142,9 +140,17 @@ def reliability(loss: Doubles) -> float:
     return 2 * r / (1 + r)
 
 
+TARGETS: dict[str, Callable[[Doubles], Doubles]] = {
+    "loss": lambda loss: loss,
+    "root loss": np.sqrt,
+    "log loss": np.log,
+}
+"""Scales of the loss that a probe may predict. The first is the one that variants are compared on."""
+
+
 def ceiling_of(loss: Doubles, target: str) -> float:
-    """Highest r that the noise of the masks allows for `loss` or `log loss`."""
-    return float(np.sqrt(max(reliability(np.log(loss) if target == "log loss" else loss), 0.0)))
+    """Highest r that the noise of the masks allows for a target, from `loss` (chip, mask)."""
+    return float(np.sqrt(max(reliability(TARGETS[target](loss)), 0.0)))
 
 
 def random_folds(label: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -173,10 +179,21 @@ HOLDOUTS: dict[str, Callable[[NDArray[np.int64]], Iterator[tuple[NDArray[np.intp
 
 
 def out_of_fold(features: Doubles, target: Doubles, label: NDArray[np.int64], holdout: str) -> Doubles:
-    """Ridge predictions for every chip from folds without it, (chip,)."""
-    predicted = np.empty(len(target))
+    """Ridge predictions for every chip from folds without it.
+
+    Args:
+        features: (chip, feature).
+        target: (chip,) or (chip, target); every target gets its own alpha, inside the training folds.
+        label: (chip,), classes.
+        holdout: A key of `HOLDOUTS`.
+
+    Returns:
+        Predictions in the shape of `target`.
+    """
+    predicted = np.empty(target.shape)
     for train, test in HOLDOUTS[holdout](label):
-        probe = make_pipeline(StandardScaler(), RidgeCV(ALPHAS)).fit(features[train], target[train])
+        ridge = RidgeCV(ALPHAS, alpha_per_target=target.ndim == 2)
+        probe = make_pipeline(StandardScaler(), ridge).fit(features[train], target[train])
         predicted[test] = probe.predict(features[test])
     return predicted
 
@@ -203,10 +220,13 @@ def evaluate_measured(measured: Measured) -> SizeReport:
         plain[f"L2 norm ({pooling})"] = np.linalg.norm(embedding, axis=1, keepdims=True)
         probes[f"probe ({pooling})"] = embedding
         probes[f"probe ({pooling}) and curved rivals"] = np.concatenate([embedding, bent], axis=1)
+    targets = np.stack([scale(loss) for scale in TARGETS.values()], axis=1)
+    ceilings = {title: ceiling_of(measured.loss, title) for title in TARGETS}
     scores = []
-    for (title, target), holdout in itertools.product((("loss", loss), ("log loss", np.log(loss))), HOLDOUTS):
-        for name, features in (plain | probes).items():
-            predicted = out_of_fold(features, target, measured.label, holdout)
+    for holdout, (name, features) in itertools.product(HOLDOUTS, (plain | probes).items()):
+        predictions = out_of_fold(features, targets, measured.label, holdout)
+        for t, title in enumerate(TARGETS):
+            predicted, target = predictions[:, t], targets[:, t]
             r = correlation(predicted, target)
             scores.append(
                 Score(
@@ -215,7 +235,7 @@ def evaluate_measured(measured: Measured) -> SizeReport:
                     holdout=holdout,
                     predictor=name,
                     r=r,
-                    r_of_ceiling=r / ceiling_of(measured.loss, title),
+                    r_of_ceiling=r / ceilings[title],
                     rmse=float(np.sqrt(np.mean((predicted - target) ** 2))),
                     partial_r=partial_r(predicted, target, known) if name in probes else None,
                     partial_r_curved=partial_r(predicted, target, bent) if name in probes else None,
@@ -228,8 +248,7 @@ def evaluate_measured(measured: Measured) -> SizeReport:
         mean_loss=float(loss.mean()),
         sd_loss=float(loss.std()),
         reliability=reliability(measured.loss),
-        ceiling=ceiling_of(measured.loss, "loss"),
-        ceiling_log=ceiling_of(measured.loss, "log loss"),
+        ceilings=ceilings,
         scores=tuple(scores),
     )
 

@@ -132,7 +132,7 @@ def _without_traces(proto: onnx.ModelProto) -> None:
 def loss_definition(config: CompactConfig) -> str:
     """The loss of a network of this shape, in one sentence."""
     target = (
-        "pixels standardised within each patch (squared standard deviations of the patch)"
+        "pixels standardised over all bands and pixels of each patch (squared standard deviations of the patch)"
         if config.norm_pix
         else "pixels standardised per band over the training set (squared standard deviations of the training set)"
     )
@@ -200,6 +200,7 @@ def export_compact(
     model = copy.deepcopy(trained.model).cpu().float().eval()
     state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner alone; a package is read by anyone
     positions = tensor_positions(folder / WEIGHTS_FILE)
     graphs: dict[str, str] = {}
     for size in model.config.chip_sizes_px:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -15,7 +16,7 @@ from geoelle.errors import ConfigError, WeightsError
 from geoelle.records import EncoderCard
 from geoelle.training.data import read_eurosat, split_holdout
 from geoelle.training.evaluation import SizeReport, added, best_pooling, evaluate
-from geoelle.training.export import export_compact
+from geoelle.training.export import export_compact, loss_definition
 from geoelle.training.loop import (
     OnStep,
     TrainedModel,
@@ -45,6 +46,8 @@ class PretrainOptions:
     resume: bool = False
     held_out_per_class: int = 200
     shape: CompactConfig = field(default_factory=CompactConfig)
+    compare_with: Path | None = None
+    """Folder of another run, whose figures then stand beside this one's on the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +104,53 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
     start = perf_counter()
     trained = train(chips, options.shape, config, checkpoint=checkpoint, resume=options.resume, on_step=on_step)
     seconds = perf_counter() - start
-    return Outcome(*finish(trained, len(held_out), evaluate(trained, held_out), options.out), seconds)
+    reports = evaluate(trained, held_out)
+    card = finish(trained, len(held_out), reports, options.out, compare_with=options.compare_with)
+    return Outcome(card, reports, seconds)
 
 
 def finish(
-    trained: TrainedModel, n_held_out: int, reports: tuple[SizeReport, ...], out: Path
-) -> tuple[EncoderCard, tuple[SizeReport, ...]]:
-    """Export a trained network with the pooling that its evaluation favours, figures on the card."""
+    trained: TrainedModel,
+    n_held_out: int,
+    reports: tuple[SizeReport, ...],
+    out: Path,
+    *,
+    compare_with: Path | None = None,
+) -> EncoderCard:
+    """Export a trained network with the pooling that its evaluation favours, figures on the card.
+
+    Args:
+        trained: The network.
+        n_held_out: Chips that it never saw.
+        reports: Evaluation on those.
+        out: Folder to write to.
+        compare_with: Folder of another run, whose figures go on the card as `other`.
+
+    Raises:
+        WeightsError: If the other run's card cannot be read.
+    """
     config, shape = trained.training, trained.model.config
-    target = "standardised within each patch" if shape.norm_pix else "plain"
+    target = "patch targets standardised within each patch" if shape.norm_pix else "plain patch targets"
     training = (
         f"Masked autoencoder on {trained.n_chips} EuroSAT RGB chips (top-of-atmosphere reflectance, Europe, 10 m), "
-        f"{target} patch targets, {config.steps} steps of {config.batch} chips "
+        f"{target}, {config.steps} steps of {config.batch} chips "
         f"({config.steps * config.batch / trained.n_chips:.0f} epochs), at random "
         f"{' or '.join(str(size) for size in shape.chip_sizes_px)} px crops with flips, quarter turns and zoom, AdamW "
         f"with a peak learning rate of {config.learning_rate:g}, seed {config.seed}, on "
         f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}. {n_held_out} chips, the same number of each class, "
         "were never seen in training; the figures are theirs."
     )
-    figures = {
+    figures: dict[str, Any] = {
+        "loss": loss_definition(shape),
         "held_out": n_held_out,
         "pooling": best_pooling(reports),
         "partial_r_classes": round(added(reports), 4),
         "reports": plain_figures(reports),
     }
-    card = export_compact(trained, out, name=NAME, pooling=best_pooling(reports), training=training, figures=figures)
-    return card, reports
+    if compare_with is not None:
+        other = read_card_file(compare_with / CARD_FILE)["figures"]
+        figures["other"] = {key: value for key, value in other.items() if key != "other"}
+    return export_compact(trained, out, name=NAME, pooling=best_pooling(reports), training=training, figures=figures)
 
 
 def load_exported(folder: str | Path) -> TrainedModel:

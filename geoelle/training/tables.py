@@ -19,7 +19,7 @@ def table(reports: tuple[SizeReport, ...]) -> str:
         lines += [
             f"**{report.chip_size_px} px**: {report.n_chips} chips, {report.n_masks} masks, "
             f"loss {report.mean_loss:.3f} ± {report.sd_loss:.3f}, reliability {report.reliability:.4f}, "
-            f"ceiling {report.ceiling:.4f} (log loss {report.ceiling_log:.4f})",
+            f"ceiling {', '.join(f'{value:.4f} ({target})' for target, value in report.ceilings.items())}",
             "",
         ]
         for target in dict.fromkeys(score.target for score in report.scores):

@@ -56,7 +56,7 @@
 
     // The area in full, beside the layer control and not behind it.
     var layers = document.querySelector(".leaflet-control-layers-expanded");
-    var right = layers ? Math.min(layers.offsetWidth + 12, map.getSize().x / 4) : 12;
+    var right = layers ? Math.min(layers.offsetWidth + 12, map.getSize().x / 3) : 12;
     map.fitBounds(view.bounds, { paddingTopLeft: [56, 12], paddingBottomRight: [right, 36], animate: false });
 
     map.attributionControl.setPrefix("Leaflet");

@@ -64,6 +64,13 @@ def test_prediction_is_scikit_learns(probe: Probe) -> None:
     np.testing.assert_allclose(found, pipeline.predict(fresh.astype(float)), rtol=1e-5)
 
 
+def test_difficulty_of_a_chip_does_not_depend_on_the_others(probe: Probe) -> None:
+    x, _ = simulate(101)
+    together = probe.predict(x)
+    np.testing.assert_array_equal(together, [probe.predict(row) for row in x])
+    np.testing.assert_array_equal(together[::-1], probe.predict(x[::-1]))
+
+
 def test_leading_shape_is_kept(probe: Probe) -> None:
     x, _ = simulate(24)
     cube = probe.predict_with_error(x.reshape(2, 3, 4, D))
@@ -99,6 +106,29 @@ def test_difficulty_is_never_negative_where_the_loss_cannot_be() -> None:
     far = (x - 3) * 10 + 3
     assert free.predict(far).min() < 0
     np.testing.assert_array_equal(cut.predict(far), np.maximum(free.predict(far), 0))
+
+
+def test_root_target_is_never_negative_and_unbiased() -> None:
+    x, y = simulate(4000)
+    loss = np.maximum(y - 10, 0) ** 2 / 20
+    block = np.arange(4000) % 40
+    probe = fit_probe(
+        x, loss, [str(i) for i in range(4000)], blocks=block, scenes=block, folds=block % 5, meta=META, transform="sqrt"
+    )
+    found = probe.predict_with_error(x)
+    # Smearing adds the variance of the root, which its square falls short of.
+    assert probe.meta.smearing == pytest.approx(NOISE**2 / 20, rel=0.05)
+    assert found.difficulty.mean() == pytest.approx(loss.mean(), rel=0.01)
+    assert found.difficulty.min() >= 0
+    inside = np.abs(loss - found.difficulty) < 1.96 * found.difficulty_se
+    assert inside.mean() == pytest.approx(0.95, abs=0.02)
+    extreme = probe.predict_with_error(x[:1] * 1e12)
+    assert np.isfinite(extreme.difficulty).all()
+    with pytest.raises(ProbeError, match="negative"):
+        fit_probe(
+            x, y - 25, [str(i) for i in range(4000)], blocks=block, scenes=block, folds=block % 5, meta=META,
+            transform="sqrt", nonnegative=False,
+        )  # fmt: skip
 
 
 def test_log_target_is_positive_and_unbiased() -> None:
@@ -238,7 +268,7 @@ def test_damaged_arrays_are_refused(probe: Probe, name: str, change, message: st
     [
         ({"format": 2}, "format 2"),
         ({"surprise": 1}, "surprise"),
-        ({"transform": "sqrt"}, "transform 'sqrt'"),
+        ({"transform": "cube"}, "transform 'cube'"),
         ({"n_train": 0}, "n_train"),
         ({"smearing": 0.0}, "smearing"),
     ],

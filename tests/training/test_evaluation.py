@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from geoelle.encoders.compact_model import CompactConfig
 from geoelle.errors import ConfigError, SchemaError, WeightsError
 from geoelle.training import PretrainOptions, evaluate, load_exported, pretrain, read_eurosat, split_holdout
 from geoelle.training.evaluation import (
+    TARGETS,
     class_folds,
     figure,
     out_of_fold,
@@ -94,14 +96,17 @@ def test_rivals_order_chips_as_their_names_say() -> None:
 
 
 def test_pretraining_writes_an_encoder_that_is_evaluated_the_same_again(packed: Path, tmp_path: Path) -> None:
-    outcome = pretrain(PretrainOptions(packed, tmp_path, steps=5, held_out_per_class=12, shape=TINY))
+    options = PretrainOptions(packed, tmp_path, steps=5, held_out_per_class=12, shape=TINY, compare_with=tmp_path)
+    pretrain(replace(options, compare_with=None))
+    outcome = pretrain(options)
     assert outcome.card == read_card(tmp_path / "card.json")
     figures = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))["figures"]
     assert figures["held_out"] == 36
+    assert figures["other"] == {key: value for key, value in figures.items() if key != "other"}
     assert figures["pooling"] == outcome.card.pooling
     held = split_holdout(read_eurosat(packed), 12)[1]
     again = evaluate(load_exported(tmp_path), held)
-    for target in ("loss", "log loss"):
+    for target in TARGETS:
         one = {"holdout": "classes", "predictor": "probe (mean)", "field": "r", "target": target}
         assert figure(again, **one) == pytest.approx(figure(outcome.reports, **one), abs=1e-6)
     assert "| probe (mean) |" in table(again)

@@ -143,7 +143,7 @@ def test_exported_encoder_has_the_loss_of_training(
 ) -> None:
     trained = train(chips, replace(TINY, norm_pix=norm_pix), RUN)
     card = export_compact(trained, tmp_path, name="tiny", pooling=pooling, training="A test.", figures={"a": 1})
-    assert card.loss_definition.count("within each patch") == int(trained.model.config.norm_pix)
+    assert card.loss_definition.count("of each patch") == int(trained.model.config.norm_pix)
     some = chips.select(np.arange(6))
     for runtime in ("onnx", "torch"):
         encoder = CompactEncoder(tmp_path, runtime=runtime)  # type: ignore[arg-type]

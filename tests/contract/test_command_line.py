@@ -1,0 +1,133 @@
+"""Every verb has help with an example, quickly; usage errors are 2; the README's commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from geoelle.cli.app import app
+
+VERBS = ("demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders")
+
+
+def run_cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "geoelle", *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def test_the_verbs_are_these() -> None:
+    assert set(get_command(app).commands) == set(VERBS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(verb: str) -> None:
+    done = run_cli(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Example:" in done.stdout
+    assert f"geoelle {verb}" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    arguments = [*([verb] if verb else []), "--help"]
+    code = (
+        "import sys\nfrom geoelle.cli.app import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit as e:\n    assert e.code == 0\n"
+        "heavy = {'torch', 'onnxruntime', 'xarray', 'geopandas', 'rasterio', 'sklearn', 'zarr', 'distributed'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["embed"],
+        ["embed", "items.parquet", "--workers", "0"],
+        ["search", "--aoi", "a.geojson", "--catalog", "c", "--collection", "x", "--start", "soon", "--end", "2020-01-01"],
+        ["delta", "difficulty.zarr", "--reference", "guess"],
+        ["delta", "difficulty.zarr", "--dates", "yesterday"],
+        ["run"],
+    ],
+)
+def test_usage_errors_are_two(arguments: list[str]) -> None:
+    done = run_cli(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_encoders_lists_the_compact_one() -> None:
+    done = run_cli("encoders")
+    assert done.returncode == 0
+    for word in ("compact-rgb", "own", "EuroSAT", "Copernicus"):
+        assert word in done.stdout
+
+
+def test_version_is_the_changelogs(repo_root: Path) -> None:
+    project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
+    changelog = (repo_root / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[?([\w.]+)", changelog, flags=re.MULTILINE)
+    assert project["version"] in versions
+    assert [v for v in versions if v != "Unreleased"][0] == project["version"]
+
+
+def test_every_dependency_has_its_reason_and_pin(repo_root: Path) -> None:
+    text = (repo_root / "pyproject.toml").read_text()
+    lines = re.findall(r'^    "([a-zA-Z0-9_-]+)>=[^"]*",?\s*(#.*)?$', text, flags=re.MULTILINE)
+    assert len(lines) > 20
+    pins = {re.split("==", line)[0].lower().replace("_", "-") for line in (repo_root / "constraints.txt").read_text().split()}
+    for name, reason in lines:
+        assert reason or name in {"pytest", "mypy", "ruff"}, f"{name} has no reason beside it"
+        assert name.lower() in pins, f"{name} is not pinned in constraints.txt"
+    for line in (repo_root / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line), line
+
+
+def readme_commands(root: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (root / "README.md").read_text(), flags=re.DOTALL)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_readme_commands_are_real(repo_root: Path) -> None:
+    commands = readme_commands(repo_root)
+    targets = set(re.findall(r"^([a-z-]+):", (repo_root / "Makefile").read_text(), flags=re.MULTILINE))
+    seen = set()
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if words and words[0] == "make":
+            assert words[1] in targets, command
+            seen.add(words[1])
+        elif words and words[0].endswith("geoelle"):
+            assert words[1] in VERBS, command
+            known = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+            options = {name for p in known.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+            for word in words[2:]:
+                if word.startswith("--"):
+                    assert word in options, f"{command}: no option {word}"
+            seen.add(words[1])
+    assert {"demo", "test", *VERBS} <= seen | {"encoders"}, f"the README leaves out {set(VERBS) - seen}"
+
+
+def test_tree_names_no_machine_and_no_registry(repo_root: Path) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=repo_root, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org", "deb.debian" + ".org")
+    for name in tracked.stdout.split():
+        path = repo_root / name
+        if path.suffix in {".safetensors", ".onnx", ".png"} or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for host in hosts:
+            assert host not in text, f"{name} names {host}"
+        assert not re.search(r"(?<![\w.])/(work|farm|root)/", text), f"{name} holds a path of one machine"

@@ -1,0 +1,259 @@
+"""Searching a STAC API that is real (rustac on loopback), and servers that do not answer as they should."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from geoelle.catalog import finding, read_items
+from geoelle.errors import CatalogError, NoItemsError
+from geoelle.searching import search
+
+N_ITEMS = 23
+"""More than two of rustac's pages of ten."""
+AREA = (4.2, 51.2, 4.3, 51.3)
+
+
+def api_item(n: int) -> dict[str, Any]:
+    lon = 4.0 if n < N_ITEMS - 1 else 40.0
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": f"S2_{n:02}",
+        "collection": "s2",
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[lon, 51.0], [lon + 1, 51.0], [lon + 1, 52.0], [lon, 52.0], [lon, 51.0]]],
+        },
+        "bbox": [lon, 51.0, lon + 1, 52.0],
+        "properties": {"datetime": f"2022-06-{n + 1:02}T10:36:21Z", "eo:cloud_cover": float(n)},
+        "links": [],
+        "assets": {b: {"href": f"http://127.0.0.1:9/{n}/{b}.tif"} for b in ("B02", "B03", "B04", "SCL")},
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a STAC API with 23 items of one collection, one of them far away."""
+    rustac = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil.which("rustac")
+    assert rustac, "rustac is missing: pip install 'geoelle[dev]'"
+    folder = tmp_path_factory.mktemp("api")
+    collection = {
+        "type": "Collection", "stac_version": "1.0.0", "id": "s2", "description": "d", "license": "other", "links": [],
+        "extent": {"spatial": {"bbox": [[4, 51, 41, 52]]}, "temporal": {"interval": [["2022-06-01T00:00:00Z", None]]}},
+    }  # fmt: skip
+    (folder / "collection.json").write_text(json.dumps(collection))
+    (folder / "items.json").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [api_item(n) for n in range(N_ITEMS)]})
+    )
+    port = free_port()
+    command = [rustac, "serve", "-a", f"127.0.0.1:{port}", "collection.json", "items.json"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(100):
+                try:
+                    requests.get(address, timeout=1)
+                    break
+                except requests.ConnectionError:
+                    time.sleep(0.1)
+            yield address
+        finally:
+            server.kill()
+
+
+def find(catalog: str, **changes: Any) -> Any:
+    options: dict[str, Any] = {"collections": ["s2"], "start": "2022-06-01", "end": "2022-06-30", **changes}
+    aoi = options.pop("aoi", AREA)
+    return search(aoi, catalog=catalog, **options)
+
+
+def test_all_pages_are_read(api: str, tmp_path: Path) -> None:
+    frame = find(api, out=tmp_path / "items.parquet")
+    assert list(frame["id"]) == [f"S2_{n:02}" for n in range(N_ITEMS - 1)]
+    records, query = read_items(tmp_path / "items.parquet")
+    assert records[3].assets["red"].href == "http://127.0.0.1:9/3/B04.tif"
+    assert query["catalog"] == api
+
+
+def test_dates_and_clouds_are_filtered(api: str) -> None:
+    frame = find(api, start="2022-06-05", end="2022-06-10", max_cloud_percent=6)
+    assert list(frame["id"]) == ["S2_04", "S2_05", "S2_06"]
+    assert "3 over the cloud limit" in frame.attrs["geoelle:filters"]
+
+
+def test_a_search_that_finds_nothing_asks_why(api: str) -> None:
+    with pytest.raises(NoItemsError, match=f"{N_ITEMS} outside the AOI"):
+        find(api, aoi=(10, 10, 10.1, 10.1))
+    with pytest.raises(NoItemsError, match="outside the dates"):
+        find(api, start="2019-01-01", end="2019-02-01")
+    with pytest.raises(NoItemsError, match="nothing-like-it"):
+        find(api, collections=["nothing-like-it"])
+
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "application/json") -> None:
+    content = body.encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def landing(handler: BaseHTTPRequestHandler) -> str:
+    base = f"http://{handler.headers['Host']}"
+    return json.dumps(
+        {
+            "type": "Catalog", "id": "c", "stac_version": "1.0.0", "description": "d",
+            "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"],
+            "links": [
+                {"rel": "self", "href": base}, {"rel": "root", "href": base},
+                {"rel": "search", "href": f"{base}/search", "method": "POST", "type": "application/geo+json"},
+            ],
+        }
+    )  # fmt: skip
+
+
+def searching(body: Any) -> Answer:
+    """A server whose landing page is right and whose answers to a search are `body`."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        is_search = handler.path.startswith("/search")
+        reply(handler, 200, (body if isinstance(body, str) else json.dumps(body)) if is_search else landing(handler))
+
+    return answer
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "_TIMEOUT_S", (0.3, 0.3))
+    monkeypatch.setattr(finding, "_BACKOFF_S", 0.01)
+
+
+def refusal(catalog: str) -> str:
+    started = time.monotonic()
+    with pytest.raises(CatalogError) as error:
+        find(catalog)
+    assert time.monotonic() - started < 5
+    assert catalog.rstrip("/") in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_closed_port() -> None:
+    assert "Check the address and the network" in refusal(f"http://127.0.0.1:{free_port()}/")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
+def test_a_server_that_refuses(status: int) -> None:
+    with serving(lambda h: reply(h, status, "no", "text/plain")) as address:
+        refusal(address)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_hangs() -> None:
+    done = threading.Event()
+    with serving(lambda h: done.wait(10) or None) as address:
+        refusal(address)
+        done.set()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("body", ["<html>hello</html>", "", "[]", "null", "5", '{"a": 1}', "[" * 100_000])
+def test_a_server_that_is_no_catalog(body: str) -> None:
+    with serving(lambda h: reply(h, 200, body, "text/html")) as address:
+        refusal(address)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "body",
+    ["<html>", "[]", "null", '{"features": null}', {"features": 5}, {"features": ["x"]}, {"features": [{}]},
+     {"features": [api_item(1) | {"geometry": "x"}]}, {"features": [api_item(1) | {"links": None}]},
+     {"features": [api_item(1) | {"assets": []}]}, {"features": [api_item(1) | {"properties": 1}]}],
+    ids=str,
+)  # fmt: skip
+def test_a_server_that_searches_badly(body: Any) -> None:
+    with serving(searching(body)) as address, pytest.raises(CatalogError) as error:
+        find(address)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("href", ["file:///etc/passwd", "/vsicurl/http://x/y.tif", "<VRTDataset/>"])
+def test_a_server_that_names_files_of_this_machine(href: str) -> None:
+    item = api_item(1)
+    item["assets"]["B04"]["href"] = href
+    with serving(searching({"type": "FeatureCollection", "features": [item], "links": []})) as address:
+        if href.startswith("file"):
+            with pytest.raises(CatalogError, match="no plain address"):
+                find(address)
+        else:  # taken as relative to the server, which makes it harmless, or refused
+            try:
+                hrefs = [json.loads(raw)["assets"]["B04"]["href"] for raw in find(address)["stac"]]
+                assert all(h.startswith(address) for h in hrefs)
+            except CatalogError as error:
+                assert "no plain address" in str(error)  # noqa: PT017
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_busy_server_is_asked_again() -> None:
+    asked: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        if len(asked) in (1, 3):
+            reply(handler, 503, "busy", "text/plain")
+        else:
+            searching({"type": "FeatureCollection", "features": [api_item(1)], "links": []})(handler)
+
+    with serving(answer) as address:
+        assert list(find(address)["id"]) == ["S2_01"]
+    assert len(asked) >= 4
