@@ -32,7 +32,7 @@ from geoelle.schema import check_pairs
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import extent_of
-from geoelle.store.probes import check_probe_place, read_probe, write_probe
+from geoelle.store.probes import check_probe_place, write_probe
 from geoelle.store.tables import check_table_place, read_table, write_table
 from geoelle.texture import TEXTURE_NAMES, texture_features
 
@@ -67,7 +67,7 @@ class Calibration:
     scores: dict[str, float | None]
     """Local probe: held out by block. Shipped probe: on these pairs, which it never saw."""
     partial_r: float
-    """Correlation of loss and difficulty (held out like the scores) beyond brightness, contrast, gradient, JPEG size."""
+    """Correlation of loss and difficulty (held out like the scores) beyond brightness, contrast, gradient, JPEG."""
     level_ratio: float
     """Mean difficulty, held out like the scores, over mean loss: 1 is no bias."""
     probe_digest: str
@@ -208,7 +208,7 @@ def _unchanged(pairs_path: Path, probe: Path, made_of: str) -> gpd.GeoDataFrame 
     if set(found) != set(Calibration.__slots__) or found["made_of"] != made_of:
         return None
     try:
-        there = not found["fitted"] or Probe.from_arrays(*read_probe(probe)).digest == found["probe_digest"]
+        there = not found["fitted"] or load_probe(probe, {}).digest == found["probe_digest"]
     except (StoreError, ProbeError):
         there = False
     return pairs if there else None
