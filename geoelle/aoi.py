@@ -68,10 +68,10 @@ def _from_frame(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 def _from_file(path: Path) -> gpd.GeoDataFrame:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise AOIError(f"There is no AOI file {path}. Give the path of a GeoJSON file.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise AOIError(f"{path} is not GeoJSON ({error}). Give a GeoJSON file with polygons.") from None
     if not isinstance(document, dict) or "type" not in document:
         raise AOIError(f"{path} is JSON but not GeoJSON: it has no `type`. Give a GeoJSON file with polygons.")
@@ -81,16 +81,23 @@ def _from_file(path: Path) -> gpd.GeoDataFrame:
     for feature in features:
         try:
             geometries.append(shape(feature["geometry"]))
-        except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
+        except (
+            LookupError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError
+        ) as error:  # fmt: skip
             raise AOIError(f"{path} holds a geometry that cannot be read ({error}). Give polygons.") from None
-    properties = [f.get("properties") or {} for f in features]
+    properties = [p if isinstance(p := f.get("properties"), dict) else {} for f in features]
     return _frame(geometries, properties, path.stem)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number that JSON knows")
 
 
 def _features(document: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     kind = document["type"]
     if kind == "FeatureCollection":
-        found = [f for f in document.get("features") or [] if isinstance(f, dict) and f.get("geometry")]
+        listed = document.get("features")
+        found = [f for f in listed if isinstance(f, dict) and f.get("geometry")] if isinstance(listed, list) else []
     elif kind == "Feature":
         found = [document] if document.get("geometry") else []
     else:
@@ -103,7 +110,8 @@ def _features(document: dict[str, Any], path: Path) -> list[dict[str, Any]]:
 def _refuse_other_crs(document: dict[str, Any], path: Path) -> None:
     # RFC 7946 dropped `crs`, but older tools still write it.
     crs = document.get("crs")
-    name = str(((crs or {}).get("properties") or {}).get("name", "")) if isinstance(crs, dict) else ""
+    said = crs.get("properties") if isinstance(crs, dict) else None
+    name = str(said.get("name") or "") if isinstance(said, dict) else ""
     if name and not name.endswith(_LONLAT_CRS):
         raise AOIError(
             f"{path} is in {name}. Expected longitude and latitude (EPSG:4326); convert it, for example with "

@@ -261,6 +261,15 @@ def _jobs(
 
 def _measure(job: _LossJob) -> _LossResult:
     """Own loss and texture of the chips wanted of one tile on one date."""
+    try:
+        return _measured(job)
+    except ImageryError as error:
+        said = str(error)
+    # Raised anew: with what GDAL raised behind it, Dask could not carry it and would send a bare Exception.
+    raise ImageryError(said)
+
+
+def _measured(job: _LossJob) -> _LossResult:
     card = get_card(job.encoder)
     # The store already says that these chips are good enough, so nothing is skipped here.
     chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, max_invalid=1.0)

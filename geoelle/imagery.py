@@ -124,8 +124,13 @@ def _odc_band(item: ItemRecord, name: str) -> str:
 def _pystac_item(item: ItemRecord, names: Sequence[str]) -> pystac.Item:
     """The item with only the assets to be read."""
     assets: Any = item.raw["assets"]
-    keys = {item.assets[name].key for name in names}
-    return pystac.Item.from_dict({**item.raw, "assets": {key: assets[key] for key in sorted(keys)}})
+    kept = {key: assets[key] for key in sorted({item.assets[name].key for name in names})}
+    quality = get_sensor(item.sensor).quality
+    if quality is not None and quality.name in names and item.assets[quality.name].nodata is None:
+        # Where items overlap, one's "no data" must not win over what another one saw.
+        key = item.assets[quality.name].key
+        kept[key] = {**kept[key], "raster:bands": [{"nodata": quality.invalid_classes[0]}]}
+    return pystac.Item.from_dict({**item.raw, "assets": kept})
 
 
 def _scaling(items: Sequence[ItemRecord], bands: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

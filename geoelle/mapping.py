@@ -94,8 +94,10 @@ def load_probe(path: str | Path | None, encoder: Mapping[str, Any]) -> Probe:
     arrays, meta = read_probe(folder)
     try:
         return Probe.from_arrays(arrays, meta)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except ProbeError as error:
         raise ProbeError(f"The probe in {folder} cannot be used. {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ProbeError(f"The probe in {folder} is damaged ({error}). Calibrate again.") from None
 
 
 def check_probe_fits(probe: Probe, encoder: Mapping[str, Any]) -> None:

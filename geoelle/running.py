@@ -61,7 +61,9 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
             n_workers=workers,
             threads_per_worker=READERS_PER_WORKER,
             processes=workers > 1,
-            dashboard_address=None,
+            # None would still serve HTTP, on every interface of the machine and always at port 8787.
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             host=None if workers == 1 else "127.0.0.1",  # threads need no socket; processes stay on loopback
             memory_limit=0,  # jobs are small and bounded; Dask's spilling has nothing to gain here
         ) as local,

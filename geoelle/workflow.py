@@ -206,6 +206,6 @@ def demo_config(simulation: Simulation, folder: Path) -> RunConfig:
             end=days[-1],
         ),
         calibrate=CalibrateConfig(quiet=((before[0], before[-1]),), n=1000),
-        delta=DeltaConfig(reference="median", reference_dates=((before[0], before[-1]),)),
+        delta=DeltaConfig(reference="median", reference_dates=((before[0], before[-1]),), dates=((onset, days[-1]),)),
         map=MapConfig(title="geoelle demo (simulated)"),
     )

@@ -1,6 +1,6 @@
 """Fit the probes shipped with the compact encoder: a thin call of geoelle.training.coldstart.
 
-    python pipelines/ship_cold_start.py --data ../shared/data/chips --encoder geoelle/encoders/weights/compact-rgb
+python pipelines/ship_cold_start.py --data ../shared/data/chips --encoder geoelle/encoders/weights/compact-rgb
 """
 
 from __future__ import annotations

@@ -197,10 +197,21 @@ def _network_io() -> StacApiIO:
 class _TimedIO(DefaultStacIO):  # type: ignore[misc]
     """Files from disk as pystac reads them; what comes over the network with a time-out and retries."""
 
+    def __init__(self, network: StacApiIO, *, remote: bool) -> None:
+        super().__init__()
+        self._network = network
+        self._remote = remote
+
     def read_text_from_href(self, href: str) -> str:
-        if urlsplit(href).scheme in ("http", "https"):
-            return str(_network_io().read_text_from_href(href))
+        if _is_url(href):
+            return str(self._network.read_text(href))
+        if self._remote:
+            raise CatalogError(f"The catalog links to {href[:80]!r}, a file of this machine. Ask the provider.")
         return str(super().read_text_from_href(href))
+
+
+def _is_url(address: str) -> bool:
+    return urlsplit(address).scheme in ("http", "https")
 
 
 class _Source:
@@ -208,7 +219,7 @@ class _Source:
 
     def __init__(self, catalog: str | Path) -> None:
         self.address = str(catalog)
-        self.is_url = urlsplit(self.address).scheme in ("http", "https")
+        self.is_url = _is_url(self.address)
         self._client = self._open()
 
     @property
@@ -232,7 +243,7 @@ class _Source:
                     f"{self.address} is JSON but no STAC catalog: its type is {root.get('type')!r}. "
                     "Give a STAC API's URL or a catalog.json."
                 )
-            return pystac.Catalog.from_file(self.address, stac_io=_TimedIO())
+            return pystac.Catalog.from_file(self.address, stac_io=_TimedIO(io, remote=self.is_url))
 
     def items(
         self,

@@ -88,7 +88,7 @@ def fit_probe(
     if not np.isfinite(x).all():
         raise not_finite_error(x, y)
     _check_loss(y, transform, nonnegative)
-    target = {"none": lambda v: v, "sqrt": np.sqrt, "log": np.log}[transform](y)
+    target = np.log(y) if transform == "log" else np.sqrt(y) if transform == "sqrt" else y
 
     atoms = atoms_from_folds(x, target, fold)
     total = merge_all(atoms.values())

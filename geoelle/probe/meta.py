@@ -52,7 +52,7 @@ class ProbeMeta:
     # ---- filled by fit_probe
     transform: Transform = "none"
     smearing: float = 1.0
-    """Retransformation after Duan (1983), from held-out residuals e: mean of exp(e), by which exp(fitted) is multiplied,
+    """Retransformation after Duan (1983), from held-out residuals e: mean of exp(e), which multiplies exp(fitted),
     for a log; mean of e squared, which is added to fitted squared, for a root; 1 and unused without a transform."""
     nonnegative: bool = True
     """Whether the loss cannot be negative, so that difficulty is cut off at 0."""

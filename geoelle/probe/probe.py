@@ -133,8 +133,8 @@ class Probe:
         s = residual_sd · sqrt(1 + 1/n + zᵀA⁻¹z): Bishop (2006), "Pattern Recognition and Machine Learning",
         equations 3.58 and 3.59 with alpha their ratio of precisions, plus 1/n for the intercept. It says how
         far a single chip's measured loss may lie from its difficulty. A probe fitted to the log of the loss
-        gives a log-normal, whose standard deviation is difficulty · sqrt(exp(s²) - 1); one fitted to the root f gives the
-        square of a normal, whose variance is 4f²s² + 2s⁴.
+        gives a log-normal, whose standard deviation is difficulty · sqrt(exp(s²) - 1); one fitted to the root f
+        gives the square of a normal, whose variance is 4f²s² + 2s⁴.
 
         Support is 1 where the standardised embedding lies no further from the nearest stored training
         embedding than the training folds lie from one another (see

@@ -197,7 +197,7 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
         raise NotFoundError(f"There is no store at {path}. Make it with the verb before this one.")
     try:
         return zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    except (FileNotFoundError, ValueError, KeyError, NotADirectoryError, zarr.errors.BaseZarrError) as error:
+    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"{path} is not a Zarr v3 store ({error}). Give the folder of a geoelle store.") from None
 
 

@@ -99,8 +99,14 @@ def surface_chips(folder: Path, chip_size_px: int, n_folds: int) -> ColdStartChi
 
 def join(batches: list[ChipBatch]) -> ChipBatch:
     """Batches of one kind, one after the other."""
-    arrays = ("pixels", "valid", "time", "lonlat", "chip_id")
-    return replace(batches[0], **{name: np.concatenate([getattr(b, name) for b in batches]) for name in arrays})
+    return replace(
+        batches[0],
+        pixels=np.concatenate([b.pixels for b in batches]),
+        valid=np.concatenate([b.valid for b in batches]),
+        time=np.concatenate([b.time for b in batches]),
+        lonlat=np.concatenate([b.lonlat for b in batches]),
+        chip_id=np.concatenate([b.chip_id for b in batches]),
+    )
 
 
 def fit_cold_start(encoder: Encoder, parts: list[ColdStartChips], chip_size_px: int, trained_on: str) -> Probe:

@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from geoelle.encoders.masks import fixed_masks
 from geoelle.errors import SchemaError
+from geoelle.probe.measures import correlation, partial_r, reliability
 from geoelle.training.data import RgbChips
 from geoelle.training.loop import TrainedModel, normalised
 from geoelle.training.rivals import RIVALS, curved, rival_features
@@ -118,28 +119,6 @@ def measure(trained: TrainedModel, chips: RgbChips, chip_size_px: int, n_masks: 
     return Measured(chip_size_px, cropped.pixels, chips.label, embeddings, losses)
 
 
-def correlation(a: Doubles, b: Doubles) -> float:
-    """Pearson's r of two vectors."""
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def reliability(loss: Doubles) -> float:
-    """Reliability of the mean over masks of `loss` (chip, mask).
-
-    Mean correlation over all ways to halve the masks, stepped up to all of them (Spearman-Brown).
-    """
-    k = loss.shape[1] // 2 * 2
-    correlations = []
-    for half in itertools.combinations(range(k), k // 2):
-        if 0 in half:  # each halving once
-            first = np.zeros(k, dtype=bool)
-            first[list(half)] = True
-            a, b = loss[:, :k][:, first].mean(axis=1), loss[:, :k][:, ~first].mean(axis=1)
-            correlations.append(correlation(a, b))
-    r = float(np.mean(correlations))
-    return 2 * r / (1 + r)
-
-
 TARGETS: dict[str, Callable[[Doubles], Doubles]] = {
     "loss": lambda loss: loss,
     "root loss": np.sqrt,
@@ -196,15 +175,6 @@ def out_of_fold(features: Doubles, target: Doubles, label: NDArray[np.int64], ho
         probe = make_pipeline(StandardScaler(), ridge).fit(features[train], target[train])
         predicted[test] = probe.predict(features[test])
     return predicted
-
-
-def partial_r(predicted: Doubles, target: Doubles, beyond: Doubles) -> float:
-    """Correlation of `predicted` and `target` once `beyond` (chip, control) is regressed out of both."""
-    controls = (beyond - beyond.mean(axis=0)) / beyond.std(axis=0)
-    controls = np.concatenate([np.ones((len(target), 1)), controls], axis=1)
-    both = np.stack([predicted, target], axis=1)
-    left = both - controls @ np.linalg.lstsq(controls, both, rcond=None)[0]
-    return correlation(left[:, 0], left[:, 1])
 
 
 def evaluate_measured(measured: Measured) -> SizeReport:

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-JPEG_QUALITY = 90
+from geoelle.texture import TEXTURE_NAMES as RIVALS
+from geoelle.texture import texture_features
 
-RIVALS = ("brightness", "contrast", "gradient", "jpeg_size")
-"""Columns of `rival_features`, in order."""
-
-
-def jpeg_sizes(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Bytes of each chip (chip, y, x, band) as JPEG, all compressed alike."""
-    sizes = np.empty(len(pixels))
-    for i, chip in enumerate(pixels):
-        buffer = io.BytesIO()
-        Image.fromarray(chip).save(buffer, format="JPEG", quality=JPEG_QUALITY)
-        sizes[i] = buffer.tell()
-    return sizes
+__all__ = ("RIVALS", "curved", "rival_features")
 
 
 def rival_features(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Brightness, contrast, gradient energy and JPEG size of each chip.
-
-    Args:
-        pixels: (chip, y, x, band), 8 bit.
-
-    Returns:
-        (chip, 4): mean of all values; mean over bands of the standard deviation; mean squared difference of
-        neighbouring pixels, summed over both directions; bytes as JPEG.
-    """
-    values = pixels.astype(np.float64)
-    across = (np.diff(values, axis=2) ** 2).mean(axis=(1, 2, 3))
-    down = (np.diff(values, axis=1) ** 2).mean(axis=(1, 2, 3))
-    return np.stack(
-        [
-            values.mean(axis=(1, 2, 3)),
-            values.std(axis=(1, 2)).mean(axis=1),
-            across + down,
-            jpeg_sizes(pixels),
-        ],
-        axis=1,
-    )
+    """`geoelle.texture.texture_features` of 8-bit chips (chip, y, x, band): (chip, 4)."""
+    return texture_features(pixels.transpose(0, 3, 1, 2).astype(np.float32), 0.0, 255.0)
 
 
 def curved(features: NDArray[np.float64]) -> NDArray[np.float64]:

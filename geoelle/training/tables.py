@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -43,11 +44,11 @@ def table(reports: tuple[SizeReport, ...]) -> str:
 
 
 def plain_figures(reports: tuple[SizeReport, ...], digits: int = 4) -> list[dict[str, Any]]:
-    """The reports as JSON values, rounded."""
+    """The reports as JSON values, rounded; None where a figure is not defined, as for a handful of chips."""
 
     def rounded(value: Any) -> Any:
         if isinstance(value, float):
-            return round(value, digits)
+            return round(value, digits) if math.isfinite(value) else None
         if isinstance(value, dict):
             return {key: rounded(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):

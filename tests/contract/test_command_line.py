@@ -54,7 +54,19 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
         ["nonsense"],
         ["embed"],
         ["embed", "items.parquet", "--workers", "0"],
-        ["search", "--aoi", "a.geojson", "--catalog", "c", "--collection", "x", "--start", "soon", "--end", "2020-01-01"],
+        [
+            "search",
+            "--aoi",
+            "a.geojson",
+            "--catalog",
+            "c",
+            "--collection",
+            "x",
+            "--start",
+            "soon",
+            "--end",
+            "2020-01-01",
+        ],
         ["delta", "difficulty.zarr", "--reference", "guess"],
         ["delta", "difficulty.zarr", "--dates", "yesterday"],
         ["run"],
@@ -78,14 +90,17 @@ def test_version_is_the_changelogs(repo_root: Path) -> None:
     changelog = (repo_root / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## \[?([\w.]+)", changelog, flags=re.MULTILINE)
     assert project["version"] in versions
-    assert [v for v in versions if v != "Unreleased"][0] == project["version"]
+    assert next(v for v in versions if v != "Unreleased") == project["version"]
 
 
 def test_every_dependency_has_its_reason_and_pin(repo_root: Path) -> None:
     text = (repo_root / "pyproject.toml").read_text()
     lines = re.findall(r'^    "([a-zA-Z0-9_-]+)>=[^"]*",?\s*(#.*)?$', text, flags=re.MULTILINE)
     assert len(lines) > 20
-    pins = {re.split("==", line)[0].lower().replace("_", "-") for line in (repo_root / "constraints.txt").read_text().split()}
+    pins = {
+        re.split("==", line)[0].lower().replace("_", "-")
+        for line in (repo_root / "constraints.txt").read_text().split()
+    }
     for name, reason in lines:
         assert reason or name in {"pytest", "mypy", "ruff"}, f"{name} has no reason beside it"
         assert name.lower() in pins, f"{name} is not pinned in constraints.txt"

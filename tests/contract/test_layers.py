@@ -142,7 +142,9 @@ def test_unknown_attribute_names_the_known_ones() -> None:
         _ = geoelle.nonsense
 
 
-@pytest.mark.parametrize("statement", ["import geoelle", "import geoelle.cli", "import geoelle; geoelle.list_encoders()"])
+@pytest.mark.parametrize(
+    "statement", ["import geoelle", "import geoelle.cli", "import geoelle; geoelle.list_encoders()"]
+)
 def test_imports_stay_light(statement: str) -> None:
     heavy = "torch onnxruntime timm torchgeo folium distributed odc.stac"
     if "list" not in statement:

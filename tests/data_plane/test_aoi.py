@@ -93,3 +93,37 @@ def test_other_unusable_areas(tmp_path: Path) -> None:
     binary.write_bytes(b"II*\x00\xff\xfe\xfd")
     with pytest.raises(AOIError, match="not GeoJSON"):
         read_aoi(binary)
+
+
+NONSENSE = [None, 5, "x", [], {}, [1], {"a": 1}, True, 1e400, float("nan"), [[]], -5, 10**400]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return ([path] if path else []) + [place for key, v in inner for place in places(v, (*path, key))]
+
+
+def test_nonsense_anywhere_in_geojson_is_read_or_refused(tmp_path: Path) -> None:
+    whole = {
+        "type": "FeatureCollection",
+        "features": [feature(polygon(SQUARE), name="a", aoi_id="x")],
+        "crs": {"properties": {"name": "EPSG:4326"}},
+    }
+    path = tmp_path / "area.geojson"
+    n_refused = 0
+    for place in places(whole):
+        for nonsense in NONSENSE:
+            document = json.loads(json.dumps(whole))
+            target: Any = document
+            for key in place[:-1]:
+                target = target[key]
+            target[place[-1]] = nonsense
+            path.write_text(json.dumps(document))
+            try:
+                read_aoi(path)
+            except AOIError:
+                n_refused += 1
+    assert n_refused > 100
+    path.write_text("[" * 100_000)
+    with pytest.raises(AOIError, match="not GeoJSON"):
+        read_aoi(path)

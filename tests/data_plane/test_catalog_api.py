@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import requests
 from geoelle.catalog import finding, read_items
 from geoelle.errors import CatalogError, NoItemsError
 from geoelle.searching import search
+from geoelle.simulate import Simulation
 
 N_ITEMS = 23
 """More than two of rustac's pages of ten."""
@@ -124,7 +125,13 @@ def serving(answer: Answer) -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with listening(Handler) as address:
+        yield address
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -231,16 +238,42 @@ def test_a_server_that_searches_badly(body: Any) -> None:
 def test_a_server_that_names_files_of_this_machine(href: str) -> None:
     item = api_item(1)
     item["assets"]["B04"]["href"] = href
-    with serving(searching({"type": "FeatureCollection", "features": [item], "links": []})) as address:
-        if href.startswith("file"):
-            with pytest.raises(CatalogError, match="no plain address"):
-                find(address)
-        else:  # taken as relative to the server, which makes it harmless, or refused
-            try:
-                hrefs = [json.loads(raw)["assets"]["B04"]["href"] for raw in find(address)["stac"]]
-                assert all(h.startswith(address) for h in hrefs)
-            except CatalogError as error:
-                assert "no plain address" in str(error)  # noqa: PT017
+    body = {"type": "FeatureCollection", "features": [item], "links": []}
+    with serving(searching(body)) as address, pytest.raises(CatalogError, match="no plain address"):
+        find(address)
+
+
+def test_a_static_catalog_over_the_network(scenes: Simulation) -> None:
+    class Files(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(scenes.catalog.parent))
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    with listening(Files) as address:
+        frame = search(
+            scenes.aoi, catalog=f"{address}catalog.json", collections=[scenes.collection],
+            start="2021-04-01", end="2021-05-30",
+        )  # fmt: skip
+    assert tuple(frame["id"]) == scenes.item_ids[1:3]
+    href = json.loads(frame["stac"].iloc[0])["assets"]["B04"]["href"]
+    assert href == f"{address}{scenes.collection}/{scenes.item_ids[1]}/{scenes.item_ids[1]}_B04.tif"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_static_catalog_over_the_network_reads_no_files_of_this_machine(tmp_path: Path, scheme: str) -> None:
+    (tmp_path / "item.json").write_text(json.dumps(api_item(1)))
+    links = [{"rel": "item", "href": f"{scheme}{tmp_path}/item.json"}]
+    body = {"type": "Catalog", "id": "c", "stac_version": "1.0.0", "description": "d", "links": links}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        status = 200 if handler.path == "/catalog.json" else 404
+        reply(handler, status, json.dumps(body))
+
+    with serving(answer) as address, pytest.raises(CatalogError):
+        find(f"{address}catalog.json")
 
 
 @pytest.mark.usefixtures("impatient")

@@ -297,6 +297,19 @@ def test_two_granules_in_adjacent_zones_are_one_picture(tmp_path: Path) -> None:
     assert (alone > 0).all()
 
 
+def test_one_items_gap_does_not_hide_what_another_saw(tmp_path: Path) -> None:
+    items = []
+    for name, gap in (("a", np.s_[:, :20]), ("b", np.s_[:, 30:])):
+        red, scl = numbers(500, 600), np.full((SIDE, SIDE), 4, np.uint8)
+        red[gap], scl[gap] = 0, 0
+        items.append(an_item(tmp_path, {"B04": red, "SCL": scl}, item_id=name))
+        items[-1].raw["assets"]["B04"]["raster:bands"] = [{"nodata": 0}]  # type: ignore[index]
+    tile = read_tile(scene_of(*items), box(), ("red",))
+    assert tile.valid.all()
+    with rasterio.open(tmp_path / "b_B04.tif") as f:
+        np.testing.assert_allclose(tile.pixels[0, :, :20], f.read(1)[:, :20] * np.float32(1e-4), atol=1e-6)
+
+
 def test_items_that_scale_differently_are_not_mixed(tmp_path: Path) -> None:
     old = an_item(tmp_path, {"B04": numbers()}, item_id="old", properties={"s2:processing_baseline": "03.01"})
     new = an_item(tmp_path, {"B04": numbers()}, item_id="new", properties={"s2:processing_baseline": "05.09"})

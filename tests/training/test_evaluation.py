@@ -14,17 +14,16 @@ pytest.importorskip("torch")
 from geoelle.encoders.cards import read_card
 from geoelle.encoders.compact_model import CompactConfig
 from geoelle.errors import ConfigError, SchemaError, WeightsError
+from geoelle.probe.measures import partial_r, reliability
 from geoelle.training import PretrainOptions, evaluate, load_exported, pretrain, read_eurosat, split_holdout
 from geoelle.training.evaluation import (
     TARGETS,
     class_folds,
     figure,
     out_of_fold,
-    partial_r,
     random_folds,
-    reliability,
 )
-from geoelle.training.rivals import RIVALS, curved, jpeg_sizes, rival_features
+from geoelle.training.rivals import RIVALS, curved, rival_features
 from geoelle.training.tables import table
 
 pytestmark = pytest.mark.models
@@ -91,7 +90,6 @@ def test_rivals_order_chips_as_their_names_say() -> None:
     assert features.shape == (2, len(RIVALS))
     assert features[0, 0] == 100
     assert (features[1, 1:] > features[0, 1:]).all()
-    np.testing.assert_array_equal(jpeg_sizes(np.stack([flat, rough])), features[:, 3])
     assert np.isfinite(curved(features)).all()
 
 
