@@ -26,7 +26,7 @@ from odc.loader._rio import RioDriver, RioReader
 from geoelle.errors import ImageryError
 from geoelle.records import ItemRecord, Scene
 from geoelle.schema import check_items
-from geoelle.sensors import get_sensor
+from geoelle.sensors import QualitySpec, get_sensor
 
 _SAME_GRID_PX = 0.01
 """Grids that differ by less are one grid, and pixels are copied."""
@@ -58,13 +58,13 @@ def read_tile(scene: Scene, geobox: GeoBox, bands: Sequence[str]) -> TilePixels:
 
     Raises:
         ImageryError: If an asset cannot be read; names item, asset and address without its signature. Also if
-            items of one scene need different scaling.
+            items of one scene need different scaling, or only some of them have the quality layer.
         SchemaError: If an item lacks a band.
     """
     items = scene.items
     check_items(items, bands)
     quality = get_sensor(items[0].sensor).quality
-    has_quality = quality is not None and all(quality.name in item.assets for item in items)
+    has_quality = _has_quality(items, quality)
     names = [*bands, *([quality.name] if quality and has_quality else [])]
     stack = _load(items, geobox, names)
     digital, classes = stack[: len(bands)], stack[len(bands) :]
@@ -78,6 +78,20 @@ def read_tile(scene: Scene, geobox: GeoBox, bands: Sequence[str]) -> TilePixels:
     valid = observed & ~cloud
     physical[:, ~valid] = np.nan
     return TilePixels(physical, valid, cloud)
+
+
+def _has_quality(items: Sequence[ItemRecord], quality: QualitySpec | None) -> bool:
+    """Whether a scene has its quality layer; one that has it in part only would be masked in part only."""
+    if quality is None:
+        return False
+    there = [item for item in items if quality.name in item.assets]
+    if there and len(there) < len(items):
+        lacking = next(item for item in items if quality.name not in item.assets)
+        raise ImageryError(
+            f"Item {lacking.id} lacks the quality layer {quality.name} that item {there[0].id} of the same day has. "
+            "Its clouds would pass for ground; leave it out with --exclude."
+        )
+    return bool(there)
 
 
 def _load(items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 READERS_PER_WORKER = 4
 _CONNECT_TIMEOUT = "10s"
 _IN_FLIGHT_PER_READER = 2
+_WORKERS_TIMEOUT_S = 30.0
 
 
 class Progress(Protocol):
@@ -52,6 +53,12 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
         except (OSError, ValueError, TimeoutError) as error:
             raise ConfigError(f"The Dask scheduler {scheduler} does not answer ({error}). Check its address.") from None
         with client:
+            try:
+                client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
+            except TimeoutError:
+                raise ConfigError(
+                    f"The Dask scheduler {scheduler} has no worker. Start one with `dask worker {scheduler}`."
+                ) from None
             yield client
         return
     if workers < 1:

@@ -6,6 +6,7 @@ expected and what to do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ STATE_NAMES = tuple(STATE_MEANINGS.split())
 SUPPORT_OUTSIDE, SUPPORT_INSIDE, SUPPORT_NO_DATA = 0, 1, 255
 """Values of `support` in a difficulty store."""
 
+# Azure, Amazon, Google and CloudFront put their signatures into the query.
+_SIGNED = re.compile(r"[?&](sig|X-Amz-Signature|X-Goog-Signature|Signature)=", re.IGNORECASE)
 _RASTER = ("time", "y", "x")
 EMBEDDING_VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "embedding": ((*_RASTER, "feature"), "float32"),
@@ -118,7 +121,7 @@ def check_items(items: Iterable[ItemRecord], bands: Iterable[str] = ()) -> None:
                     "Pick a collection that has it, or an encoder that does without.",
                 )  # fmt: skip
         for band, asset in item.assets.items():
-            if "?" in asset.href and ("sig=" in asset.href or "X-Amz-Signature" in asset.href):
+            if _SIGNED.search(asset.href):
                 raise _refuse(
                     f"Item {item.id}, band {band}", "a signed href", "an unsigned one",
                     "Signatures expire; they are added when pixels are read. Search again with geoelle search.",

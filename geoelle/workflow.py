@@ -186,7 +186,7 @@ def demo(
         raise AlreadyExistsError(f"{folder} holds something else than a demo. Give another --out.")
     progress = report("simulate")
     simulation = make_scenes(folder / "scenes", progress=lambda done, total, day: progress(done, total), overwrite=True)
-    summary = run(demo_config(simulation, folder), workers=workers, report=report)
+    summary = run(demo_config(simulation, folder), base=".", workers=workers, report=report)
     return summary, simulation
 
 

@@ -101,10 +101,9 @@ def made(small: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["map", "difficulty.zarr", "--delta", "delta.zarr", "--alerts", "alerts.parquet"],
         ):  # fmt: skip
             patch.setattr(sys, "argv", ["geoelle", *map(str, arguments)])
-            try:
+            with pytest.raises(SystemExit) as stop:
                 main()
-            except SystemExit as stop:
-                assert not stop.code, arguments
+            assert not stop.value.code, arguments
     return folder
 
 
@@ -480,8 +479,8 @@ def test_a_slip_of_the_path_costs_nothing(arguments: tuple[str, ...], cli: Cli, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("delta", "difficulty.zarr", "--alert-z", "nan"), "alert_z is nan"),
-        (("delta", "difficulty.zarr", "--alert-z", "-1"), "alert_z is -1"),
+        (("delta", "difficulty.zarr", "--alert-z", "nan"), "alert_z nan"),
+        (("delta", "difficulty.zarr", "--alert-z", "-1"), "alert_z -1"),
         (("delta", "difficulty.zarr", "--min-looks", "9"), "history is too short"),
         (("delta", "difficulty.zarr", "--dates", "1999-01-01/1999-12-31"), "left to judge"),
         (("calibrate", "embeddings.zarr", "--block-size-m", "nan"), "block_size_m nan"),
@@ -623,7 +622,8 @@ def test_hostile_text_is_shown_not_run(
     config["search"]["catalog"] = "scenes/catalog.json"
     Path("run.yaml").write_text(yaml.safe_dump(config))
     done = cli("run", "run.yaml")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert "Traceback" not in done.err
     alerts = gpd.read_parquet("out/alerts.parquet")
     assert alerts["after_item_ids"].iloc[0][0].startswith(EVIL)
     page = Path("out/map.html").read_text()

@@ -325,6 +325,13 @@ def test_items_that_name_their_assets_differently_are_not_mixed(tmp_path: Path) 
         read_tile(scene_of(*items), box(), ("red",))
 
 
+def test_a_scene_is_not_masked_in_part_only(tmp_path: Path) -> None:
+    masked = an_item(tmp_path, {"B04": numbers(), "SCL": np.full((SIDE, SIDE), 4, np.uint8)}, item_id="masked")
+    bare = an_item(tmp_path, {"B04": numbers()}, item_id="bare")
+    with pytest.raises(ImageryError, match="Item bare lacks the quality layer scl that item masked"):
+        read_tile(scene_of(masked, bare), box(), ("red",))
+
+
 @pytest.mark.shared
 def test_bands_of_one_file_are_told_apart(shared_data: Path) -> None:
     frame = search(

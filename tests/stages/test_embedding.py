@@ -20,6 +20,7 @@ import pytest
 import shapely
 import xarray as xr
 import zarr
+from distributed import LocalCluster
 from pyproj import Transformer
 
 from geoelle import running, schema
@@ -424,3 +425,15 @@ def test_without_an_aoi_all_that_the_items_cover_is_done(items: Path, tmp_path: 
     assert (ds["status"].values == schema.DONE).sum() >= 30
     file = write_items(first, tmp_path / "i.parquet", {})
     assert summary(embed(file, out=tmp_path / "e.zarr", **OPTIONS))["n_done"] == 0
+
+
+def test_a_scheduler_without_workers_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_WORKERS_TIMEOUT_S", 0.5)
+    with (
+        LocalCluster(
+            n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0"
+        ) as empty,
+        pytest.raises(ConfigError, match="has no worker"),
+        running.cluster(1, empty.scheduler_address),
+    ):
+        pass
