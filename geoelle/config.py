@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geoelle.errors import ConfigError, NotFoundError
 
-DateRange = tuple[date, date]
+
+def _ordered(found: tuple[date, date]) -> tuple[date, date]:
+    if found[1] < found[0]:
+        raise ValueError(f"the last day {found[1]} lies before the first, {found[0]}; give the earlier date first")
+    return found
+
+
+DateRange = Annotated[tuple[date, date], AfterValidator(_ordered)]
 """First and last day, both included."""
 
 

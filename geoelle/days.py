@@ -33,10 +33,16 @@ def as_day(day: date | str) -> np.datetime64:
 
 
 def select_days(days: NDArray[Any], ranges: DateRanges, exclude: Sequence[date | str]) -> NDArray[np.bool_]:
-    """Mask of the days that lie in one of the ranges (all, if there is none) and are not excluded, (time,)."""
+    """Mask of the days that lie in one of the ranges (all, if there is none) and are not excluded, (time,).
+
+    Raises:
+        ConfigError: If a date is none, or a range ends before it starts.
+    """
     as_days = days.astype("datetime64[D]")
     chosen = np.full(len(days), not ranges)
     for first, last in ranges:
+        if as_day(last) < as_day(first):
+            raise ConfigError(f"The range {first} to {last} ends before it starts. Give the earlier date first.")
         chosen |= (as_days >= as_day(first)) & (as_days <= as_day(last))
     for day in exclude:
         chosen &= as_days != as_day(day)

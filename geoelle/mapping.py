@@ -58,12 +58,14 @@ def difficulty(
     encoder = ds.attrs["geoelle:encoder"]
     fitted = probe if isinstance(probe, Probe) else load_probe(probe, encoder)
     check_probe_fits(fitted, encoder)
-    made_of = digest({"probe": fitted.digest, "jobs": digest(stored_digests(source).tobytes().hex())})
+    passed_on = {name: ds.attrs[name] for name in _PASSED_ON}
+    jobs = digest(stored_digests(source).tobytes().hex())
+    made_of = digest({"probe": fitted.digest, "jobs": jobs, "attrs": passed_on})
     if unchanged(target, "difficulty", made_of):
         return open_store(target, "difficulty")
     meta = fitted.meta
     attrs = {
-        **{name: ds.attrs[name] for name in _PASSED_ON},
+        **passed_on,
         "geoelle:kind": "difficulty",
         "geoelle:probe": {
             "digest": fitted.digest,

@@ -31,8 +31,8 @@ from geoelle.store import open_store
 from geoelle.store.layout import Variable, extent_of, write_store
 
 METHOD = (
-    "difficulty minus the median of the reference looks; z by 1.4826 MAD, moderated towards the 5 x 5 neighbourhood; "
-    "p two-sided among z of the reference looks, pooled over places"
+    "difficulty minus the median of the reference looks; z by 1.4826 MAD, moderated towards the 5 x 5 neighbourhood "
+    "and the scene; p two-sided among z of the reference looks, pooled over places"
 )
 P_KIND = "pooled-quiet-looks"
 

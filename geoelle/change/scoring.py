@@ -52,9 +52,10 @@ def reference_looks(
 def reference_from(difficulty: Floats, looks: NDArray[np.bool_], min_looks: int) -> Reference:
     """Median and moderated robust spread of the reference looks at each place.
 
-    The spread is 1.4826 × the median absolute deviation. With few looks that is itself uncertain, so its square is
-    averaged with that of the surrounding places, as a variance with four looks' worth of prior: the moderated variance
-    of Smyth (2004), "Linear models and empirical Bayes methods", with a fixed prior and a local mean.
+    The spread is 1.4826 × the median absolute deviation. With few looks that is itself uncertain, and where a place was
+    quiet by chance it would make an alert of any flicker. So its square is averaged with a prior worth four looks, half
+    the mean over the surrounding places and half that over the whole scene: the moderated variance of Smyth (2004),
+    "Linear models and empirical Bayes methods", with a fixed number of prior looks.
 
     Args:
         difficulty: (time, y, x); NaN where there was no look.
@@ -71,7 +72,8 @@ def reference_from(difficulty: Floats, looks: NDArray[np.bool_], min_looks: int)
         value[enough] = np.nanmedian(here, axis=0)
         deviation = np.nanmedian(np.abs(here - value[enough]), axis=0) * _MAD_TO_SD
         variance[enough] = deviation**2
-    prior = _local_mean(variance)
+    scene = float(variance[enough].mean()) if enough.any() else np.nan
+    prior = (_local_mean(variance) + scene) / 2
     freedom = np.maximum(n.astype(np.float64) - 1, 0)
     moderated = (freedom * variance + _PRIOR_LOOKS * prior) / (freedom + _PRIOR_LOOKS)
     return Reference(value, np.sqrt(moderated), n)

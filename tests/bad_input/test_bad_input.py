@@ -486,6 +486,7 @@ def test_a_slip_of_the_path_costs_nothing(arguments: tuple[str, ...], cli: Cli, 
         (("calibrate", "embeddings.zarr", "--block-size-m", "nan"), "block_size_m nan"),
         (("calibrate", "embeddings.zarr", "--block-size-m", "-5"), "block_size_m -5"),
         (("calibrate", "embeddings.zarr", "--quiet-dates", "1999-01-01/1999-12-31"), "is quiet"),
+        (("delta", "difficulty.zarr", "--reference-dates", "2021-12-31/2021-01-01"), "ends before it starts"),
         (("map", "difficulty.zarr", "--alerts", "pairs.parquet"), "Alerts"),
     ],
 )
@@ -547,6 +548,7 @@ BAD_CONFIGS: dict[str, tuple[Any, str]] = {
     "name with a slash": ({"name": "../../etc"}, "name"),
     "text for a list": ({"search": {"catalog": "c", "collections": "x", "start": "2021-01-01", "end": "2021-01-02"}},
                         "search.collections"),
+    "range the wrong way round": ({"delta": {"dates": [["2021-02-01", "2021-01-01"]]}}, "earlier date first"),
     "range": ({"calibrate": {"quiet": [["2021-01-01"]]}}, "calibrate.quiet"),
     "key that is no text": ({1: 2}, "1"),
     "list": ([1, 2], "list"),
@@ -583,6 +585,27 @@ def test_run_into_a_file(cli: Cli, small: Simulation, unharmed: Path, tmp_path: 
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config_of(small, out=str(unharmed / "items.parquet"))))
     cli("run", path).refused("items.parquet is a file")
+
+
+def test_run_with_a_truncated_cog_goes_on_and_says_so(
+    cli: Cli, small: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small.root, "scenes")
+    cog = Path("scenes", small.asset_path(small.item_ids[0], "B02").relative_to(small.root))
+    cog.write_bytes(cog.read_bytes()[:500])
+    config = config_of(
+        small, aoi="scenes/aoi.geojson", out="out", embed={"chip_size_m": 320, "stride_m": 320},
+        calibrate={"n": 10, "masks": 2}, delta={"min_looks": 2},
+    )  # fmt: skip
+    config["search"]["catalog"] = "scenes/catalog.json"
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    done = cli("run", "run.yaml")
+    assert done.code == 1
+    assert small.item_ids[0] in done.err
+    assert "Traceback" not in done.err
+    assert Path("out/map.html").is_file()
+    assert "difficulty on 4 dates" in done.out
 
 
 def test_run_with_a_history_too_short_still_draws(

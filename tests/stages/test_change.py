@@ -110,7 +110,7 @@ def test_median_and_mad_by_hand() -> None:
     found = reference_from(looks, np.ones(4, dtype=bool), 4)
     assert found.value[0, 0] == 3
     assert found.n[0, 0] == 4
-    # No neighbour: the local mean is the place's own, so moderation changes nothing.
+    # No neighbour and no other place: the prior is the place's own, so moderation changes nothing.
     assert found.spread[0, 0] == pytest.approx(1.4826 * 1.5)
 
 
@@ -124,24 +124,23 @@ def test_moderation_by_hand() -> None:
     np.testing.assert_allclose(found.spread[0], expected)
 
 
-def test_neighbours_are_five_by_five() -> None:
+def test_the_prior_is_half_neighbourhood_half_scene() -> None:
+    """One place of 49 varies: those within two cells take a share of it, and all take half the scene's mean."""
     looks = np.zeros((5, 7, 7))
     looks[:, 3, 3] = [-2, -1, 0, 1, 2]
-    spread = reference_from(looks, np.ones(5, dtype=bool), 4).spread
-    reach = np.zeros((7, 7), dtype=bool)
-    reach[1:6, 1:6] = True
-    np.testing.assert_array_equal(spread > 0, reach)
+    variance = reference_from(looks, np.ones(5, dtype=bool), 4).spread ** 2
+    own, scene = 1.4826**2, 1.4826**2 / 49
+    np.testing.assert_allclose(variance[0, 0], 4 * scene / 2 / 8)
+    np.testing.assert_allclose(variance[1, 1], 4 * (own / 16 + scene) / 2 / 8)
+    np.testing.assert_allclose(variance[3, 3], (4 * own + 4 * (own / 25 + scene) / 2) / 8)
 
 
-def test_rounding_does_not_reach_quiet_places() -> None:
-    """Where neither a place nor its neighbours vary there is no scale; a trace of rounding would make z explode."""
-    looks = np.zeros((6, 40, 40))
-    looks[:, 5, :3] = np.array([0.1, 0.7, 1e3, 3e3, 0.3, 0.2])[:, None] * [1, 1e3, 1e-3]
+def test_rounding_does_not_make_a_scale_where_there_is_none() -> None:
+    """Where no place varies there is no scale; a trace of rounding would make z explode."""
+    looks = np.full((6, 40, 40), 0.1 + 0.2)
     reference = reference_from(looks, np.ones(6, dtype=bool), 4)
-    far = np.ones((40, 40), dtype=bool)
-    far[3:8, :5] = False
-    assert (reference.spread[far] == 0).all()
-    assert np.isnan(z_score(np.full((40, 40), 1e-9), reference)[far]).all()
+    assert (reference.spread == 0).all()
+    assert np.isnan(z_score(np.full((40, 40), 1e-9), reference)).all()
 
 
 def test_too_few_looks_and_clouds() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+import zarr
 
 import geoelle
 from geoelle.encoders.shipped import shipped_probe_folder
@@ -113,6 +115,16 @@ def test_unchanged_is_left_alone_and_another_probe_is_not(
     ds = geoelle.difficulty(chain.embeddings, out=again, probe=other)
     np.testing.assert_allclose(ds["difficulty"], geoelle.open_store(local)["difficulty"].values + 1, rtol=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["again.zarr"]
+
+
+def test_what_the_map_shows_follows_the_embeddings(chain: Chain, probe: Probe, tmp_path: Path) -> None:
+    """The area's name is in no job's digest, and still it is what people read."""
+    shutil.copytree(chain.embeddings, tmp_path / "e.zarr")
+    geoelle.difficulty(tmp_path / "e.zarr", out=tmp_path / "d.zarr", probe=probe)
+    root = zarr.open_group(tmp_path / "e.zarr", mode="r+")
+    root.attrs["geoelle:attribution"] = "Someone else"
+    ds = geoelle.difficulty(tmp_path / "e.zarr", out=tmp_path / "d.zarr", probe=probe)
+    assert ds.attrs["geoelle:attribution"] == "Someone else"
 
 
 @pytest.mark.parametrize(
