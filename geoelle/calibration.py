@@ -16,14 +16,14 @@ from scipy import stats
 
 from geoelle.catalog import group_scenes
 from geoelle.days import DateRanges
-from geoelle.embedding import ItemsLike, cached_encoder, encoder_attrs, load_records, read_chips
+from geoelle.embedding import ENCODING, ItemsLike, cached_encoder, encoder_attrs, load_records, read_chips
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, ImageryError, ProbeError, StoreError
 from geoelle.grid import GridExtent, Tile
 from geoelle.holdout import assign_blocks, block_keys, fold_digest, folds_from_blocks, suggest_block_size
 from geoelle.mapping import check_probe_fits, load_probe
 from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, atoms_from_folds, cross_validate, fit_probe, out_of_fold
-from geoelle.probe.measures import correlation, partial_r, reliability
+from geoelle.probe.measures import correlation, delta_fidelity, partial_r, reliability
 from geoelle.provenance import digest
 from geoelle.records import Scene
 from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
@@ -31,7 +31,7 @@ from geoelle.sampling import Candidates, draw_sample, find_candidates
 from geoelle.schema import check_pairs
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
-from geoelle.store.layout import extent_of
+from geoelle.store.layout import extent_of, read_values
 from geoelle.store.probes import check_probe_place, write_probe
 from geoelle.store.tables import check_table_place, read_table, write_table
 from geoelle.texture import TEXTURE_NAMES, texture_features
@@ -70,6 +70,8 @@ class Calibration:
     """Correlation of loss and difficulty (held out like the scores) beyond brightness, contrast, gradient, JPEG."""
     level_ratio: float
     """Mean difficulty, held out like the scores, over mean loss: 1 is no bias."""
+    delta_fidelity: float
+    """Correlation over places seen on several dates of predicted and true departure from the place's own mean."""
     probe_digest: str
     """Of the local probe; empty where none was fitted."""
     made_of: str
@@ -278,13 +280,15 @@ def _measured(job: _LossJob) -> _LossResult:
     masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))
     low, high = card.clip or (float(np.nanmin(batch.pixels)), float(np.nanmax(batch.pixels)))
     rows, columns = chips.index
+    with ENCODING:
+        losses = encoder.pretraining_loss(batch, masks)
     return _LossResult(
         job.time_index,
         rows + job.tile.y.start,
         columns + job.tile.x.start,
         batch.chip_id,
         batch.lonlat,
-        encoder.pretraining_loss(batch, masks),
+        losses,
         texture_features(batch.pixels[:, 0], low, high),
         job.scene.item_ids,
     )
@@ -302,7 +306,7 @@ def _pairs(
     embedding = np.empty((len(time), ds.sizes["feature"]), dtype=np.float32)
     for t in np.unique(time):
         here = time == t
-        embedding[here] = ds["embedding"].isel(time=int(t)).values[rows[here], columns[here]]
+        embedding[here] = read_values(ds["embedding"].isel(time=int(t)))[rows[here], columns[here]]
     days = ds["time"].values[time]
     frame = gpd.GeoDataFrame(
         {
@@ -412,6 +416,7 @@ def _describe(
         scores=scores,
         partial_r=partial_r(predicted, loss, texture),
         level_ratio=float(predicted.mean() / loss.mean()),
+        delta_fidelity=delta_fidelity(predicted, loss, pairs["chip_id"].to_numpy(dtype=str)),
         probe_digest="" if probe is None else probe.digest,
         made_of="",
     )

@@ -38,7 +38,7 @@ from geoelle.store.embeddings import prepare, stored_digests, write_job
 from geoelle.store.layout import grid_attrs, open_group
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
-_ENCODING = threading.Lock()
+ENCODING = threading.Lock()
 """One encoder at a time in a process; reading goes on beside it."""
 
 
@@ -109,7 +109,7 @@ def embed(
     area = aoi_geometry(area_frame)
     card = get_card(encoder)
     check_items(records, card.bands)
-    grid = ChipGrid(utm_epsg(area.centroid.x, area.centroid.y), chip_size_m, stride_m)
+    grid = ChipGrid(utm_epsg(area.centroid.x, area.centroid.y), float(chip_size_m), float(stride_m))
     extent = GridExtent.covering(grid, area, tile_chips)
     _check_chip_size(card, extent)
     _check_max_invalid(max_invalid_fraction)
@@ -199,7 +199,7 @@ def work(job: EmbedJob) -> JobResult:
     try:
         card = get_card(job.encoder)
         chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, job.max_invalid_fraction)
-        with _ENCODING:
+        with ENCODING:
             encoder = cached_encoder(job.encoder, job.threads)
             features = encoder.embed(chips.batch) if len(chips.batch) else None
     except Exception as error:  # whatever a file or its transport does; the job is named and taken up again

@@ -19,7 +19,7 @@ from geoelle.running import Progress, no_progress
 from geoelle.schema import SUPPORT_NO_DATA
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
-from geoelle.store.layout import Variable, extent_of, write_store
+from geoelle.store.layout import Variable, extent_of, read_values, write_store
 from geoelle.store.probes import read_probe
 
 _PASSED_ON = (
@@ -156,7 +156,7 @@ def _write(target: Path, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any],
     def dates() -> Iterator[dict[str, NDArray[np.generic]]]:
         progress(0, len(days))
         for i in range(len(days)):
-            scores = probe.predict_with_error(ds["embedding"].isel(time=i).values)
+            scores = probe.predict_with_error(read_values(ds["embedding"].isel(time=i)))
             yield {
                 "difficulty": scores.difficulty,
                 "difficulty_se": scores.difficulty_se,

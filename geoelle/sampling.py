@@ -15,7 +15,7 @@ from geoelle.days import DateRanges, select_days
 from geoelle.errors import ProbeError
 from geoelle.holdout import assign_blocks
 from geoelle.provenance import content_order
-from geoelle.store.layout import extent_of
+from geoelle.store.layout import extent_of, read_values
 
 _TEXTURE_STRATA = 3
 
@@ -35,7 +35,7 @@ def find_candidates(
 ) -> Candidates:
     days = ds["time"].values
     usable = select_days(days, quiet, exclude_dates)
-    done = (ds["status"].values == schema.DONE) & usable[:, None, None]
+    done = (read_values(ds["status"]) == schema.DONE) & usable[:, None, None]
     time, row, column = np.nonzero(done)
     if len(time) == 0:
         raise ProbeError(
@@ -45,7 +45,7 @@ def find_candidates(
     rows, columns = extent.rows[row], extent.columns[column]
     ids = extent.grid.chip_ids(rows, columns)
     block = assign_blocks(extent.grid.lonlat(rows, columns), block_size_m)
-    contrast = ds["contrast"].values[done]
+    contrast = read_values(ds["contrast"])[done]
     edges = np.quantile(contrast, np.linspace(0, 1, _TEXTURE_STRATA + 1)[1:-1])
     texture = np.searchsorted(edges, contrast)
     month = days[time].astype("datetime64[M]").astype(np.int64) % 12

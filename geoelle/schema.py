@@ -41,6 +41,14 @@ EMBEDDING_VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "contrast": (_RASTER, "float32"),
     "status": (_RASTER, "uint8"),
 }
+_COMMON_ATTRS = (
+    "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
+    "geoelle:software",
+)  # fmt: skip
+ENCODER_ATTRS = (
+    "name", "card_digest", "weights_sha256", "bands", "chip_size_px", "gsd_m", "n_features", "mask_ratio", "loss_kind",
+    "loss_definition",
+)  # fmt: skip
 DIFFICULTY_VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "difficulty": (_RASTER, "float32"),
     "difficulty_se": (_RASTER, "float32"),
@@ -192,7 +200,9 @@ def _check_dataset(ds: xr.Dataset, what: str, variables: Mapping[str, tuple[tupl
         raise _refuse(what, "no 'spatial_ref'", "the CRS as CF grid mapping", "Write it with rio.write_crs.")
 
 
-def _check_attrs(attrs: Mapping[str, Any], what: str, names: Iterable[str]) -> None:
+def _check_attrs(attrs: Any, what: str, names: Iterable[str]) -> None:
+    if not isinstance(attrs, Mapping):
+        raise _refuse(what, type(attrs).__name__, "keys and values", "Make the store again.")
     for name in names:
         if name not in attrs:
             raise _refuse(what, f"attributes {sorted(attrs)}", f"{name!r}", "Make the store again.")
@@ -205,7 +215,8 @@ def check_embeddings(ds: xr.Dataset) -> None:
         SchemaError: With the variable, what was found and what was expected.
     """
     _check_dataset(ds, "Embeddings", EMBEDDING_VARIABLES)
-    _check_attrs(ds.attrs, "Embeddings", ("geoelle:kind", "geoelle:grid", "geoelle:encoder"))
+    _check_attrs(ds.attrs, "Embeddings", ("geoelle:kind", *_COMMON_ATTRS))
+    _check_attrs(ds.attrs["geoelle:encoder"], "Embeddings, attribute 'geoelle:encoder'", ENCODER_ATTRS)
 
 
 def check_difficulty(ds: xr.Dataset) -> None:

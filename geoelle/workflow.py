@@ -144,8 +144,8 @@ def _delta(c: DeltaConfig, folder: Path) -> HistoryTooShortError | None:
 
 def _map(c: MapConfig, folder: Path, *, with_delta: bool) -> MapSummary:
     return map(
-        open_store(folder / "difficulty.zarr", "difficulty"),
-        delta=open_store(folder / "delta.zarr", "delta") if with_delta else None,
+        open_store(folder / "difficulty.zarr", "difficulty", load=True),
+        delta=open_store(folder / "delta.zarr", "delta", load=True) if with_delta else None,
         alerts=read_table(folder / "alerts.parquet") if with_delta else None,
         out=folder / "map.html",
         title=c.title,

@@ -82,7 +82,7 @@ def delta(
         )
     if alerts is not None:
         check_alerts_place(alerts)
-    ds = open_store(difficulty, "difficulty")
+    ds = open_store(difficulty, "difficulty", load=True)
     target = Path(out)
     options = {
         "kind": reference,
@@ -94,9 +94,14 @@ def delta(
     }
     made_of = digest({"difficulty": ds.attrs["geoelle:made_of"], "options": options, "alert_z": alert_z})
     if not unchanged(target, "delta", made_of):
-        _write(
-            target, ds, _judge(ds, options, reference_dates, exclude_dates, dates, alert_z), options, made_of, alert_z
-        )
+        data, floors = _judge(ds, options, reference_dates, exclude_dates, dates, alert_z)
+        added = {
+            "geoelle:reference": options,
+            "geoelle:p_floor": floors,
+            "geoelle:alert_z": alert_z,
+            "geoelle:made_of": made_of,
+        }
+        _write(target, ds, data, added)
     result = open_store(target, "delta")
     if alerts is not None:
         write_alerts(rank_alerts(result, ds), alerts)
@@ -110,7 +115,8 @@ def _judge(
     exclude_dates: Sequence[date | str],
     dates: DateRanges,
     alert_z: float,
-) -> dict[str, NDArray[Any]]:
+) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """The arrays of a delta store, and the smallest p possible on each date."""
     days = ds["time"].values
     allowed = select_days(days, reference_dates, exclude_dates)
     wanted = select_days(days, dates, exclude_dates)
@@ -129,17 +135,19 @@ def _judge(
     z = np.stack([z_score(values[t], references[t]) if usable[t] else np.full(values.shape[1:], np.nan)
                   for t in range(len(days))])  # fmt: skip
     change = np.stack([values[t] - references[t].value for t in range(len(days))])
+    floors = {_day(days[t]): 1 / (int(np.isfinite(z[looks[t]]).sum()) + 1) for t in range(len(days))}
     p = np.stack([p_values(z[t], z[looks[t]], references[t].n) for t in range(len(days))])
     judged = np.isfinite(z) & wanted[:, None, None]
     for array in (change, z, p):
         array[~judged] = np.nan
-    return {
+    data: dict[str, NDArray[Any]] = {
         "delta": change.astype(np.float32),
         "z": z.astype(np.float32),
         "p": p.astype(np.float32),
         "state": states(z, alert_z),
         "reference_n": np.stack([r.n for r in references]),
     }
+    return data, floors
 
 
 def _refuse_short(
@@ -170,9 +178,7 @@ def _day(day: np.datetime64) -> str:
     return str(np.datetime_as_string(day, "D"))
 
 
-def _write(
-    target: Path, ds: xr.Dataset, data: dict[str, NDArray[Any]], options: dict[str, Any], made_of: str, alert_z: float
-) -> None:
+def _write(target: Path, ds: xr.Dataset, data: dict[str, NDArray[Any]], added: dict[str, Any]) -> None:
     unit = str(ds["difficulty"].attrs.get("units", "encoder loss"))
     nan = float("nan")
     flags = {"flag_values": list(range(len(schema.STATE_NAMES))), "flag_meanings": schema.STATE_MEANINGS}
@@ -186,11 +192,9 @@ def _write(
     attrs = {
         **{name: value for name, value in ds.attrs.items() if str(name).startswith("geoelle:")},
         "geoelle:kind": "delta",
-        "geoelle:reference": options,
         "geoelle:p_kind": P_KIND,
         "geoelle:method": METHOD,
-        "geoelle:alert_z": alert_z,
-        "geoelle:made_of": made_of,
+        **added,
     }
     days = list(ds["time"].values)
     per_date = ({name: array[t] for name, array in data.items()} for t in range(len(days)))

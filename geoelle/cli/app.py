@@ -210,8 +210,8 @@ def map(
     from geoelle.webmap import map as draw
 
     drawn = draw(
-        open_store(difficulty, "difficulty"),
-        delta=None if delta is None else open_store(delta, "delta"),
+        open_store(difficulty, "difficulty", load=True),
+        delta=None if delta is None else open_store(delta, "delta", load=True),
         alerts=None if alerts is None else read_table(alerts),
         out=out,
         title=title,

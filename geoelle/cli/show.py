@@ -79,17 +79,23 @@ def calibration(found: Mapping[str, Any], out: Path) -> None:
     """What `calibrate` found."""
     line(
         f"Calibration: {found['n_pairs']} pairs from {found['n_blocks']} independent blocks of "
-        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes; ceiling of r {found['ceiling']:.3f}."
+        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes; ceiling of r {_figure(found['ceiling'])}."
     )
-    r = found["scores"].get("r")
-    r_text = "undefined" if r is None else f"{r:.3f}"
+    worth = (
+        f"r {_figure(found['scores'].get('r'))}, partial r beyond texture {_figure(found['partial_r'])}, "
+        f"r of change at a place {_figure(found['delta_fidelity'])}"
+    )
     if found["fitted"]:
-        line(f"Probe: held out by block r {r_text}, partial r beyond texture {found['partial_r']:.3f}. In {out}.")
+        line(f"Probe: held out by block {worth}. In {out}.")
         return
     line(
-        f"No local probe: {found['why']}. The shipped probe serves as cold start: on these pairs r {r_text}, mean "
+        f"No local probe: {found['why']}. The shipped probe serves as cold start: on these pairs {worth}, mean "
         f"difficulty {found['level_ratio']:.2f} of the mean loss."
     )
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None or value != value else f"{value:.3f}"
 
 
 def difficulty(ds: Any, out: Path) -> None:

@@ -53,3 +53,26 @@ def partial_r(predicted: ArrayLike, target: ArrayLike, beyond: NDArray[np.float6
     left = both - controls @ np.linalg.lstsq(controls, both, rcond=None)[0]
     tiny = 1e-12 * np.maximum(both.std(axis=0), 1e-300)
     return float("nan") if (left.std(axis=0) <= tiny).any() else correlation(left[:, 0], left[:, 1])
+
+
+def delta_fidelity(predicted: ArrayLike, target: ArrayLike, place: ArrayLike) -> float:
+    """How well predicted changes at a place follow the true ones: what Delta-ELLE stands on.
+
+    Both are taken as departures from the place's own mean over its dates; a probe that only knew which places are hard
+    would score 0. Places seen once say nothing and are left out.
+
+    Args:
+        predicted: Difficulty, (n,).
+        target: Loss, (n,).
+        place: Id of the place of each row, (n,).
+
+    Returns:
+        Correlation of the departures; NaN where no place was seen twice, or nothing changed.
+    """
+    _, index, counts = np.unique(np.asarray(place), return_inverse=True, return_counts=True)
+    departures = [
+        values - (np.bincount(index, values) / counts)[index]
+        for values in (np.asarray(predicted, np.float64), np.asarray(target, np.float64))
+    ]
+    again = counts[index] > 1
+    return correlation(departures[0][again], departures[1][again])

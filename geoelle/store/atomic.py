@@ -10,18 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from geoelle.errors import AlreadyExistsError
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write a file or folder to; takes its place if the block ends without an error.
 
     What was at `target` stays as it was until then, and if anything goes wrong.
+
+    Raises:
+        AlreadyExistsError: If a file would take the place of a folder, or a folder that of a file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield partial
+        if target.exists() and target.is_dir() != partial.is_dir():
+            there, new = ("folder", "file") if target.is_dir() else ("file", "folder")
+            raise AlreadyExistsError(f"{target} is a {there}, and a {new} was to be written there. Give another --out.")
         if target.is_dir():
             # A folder cannot be replaced in one step: the old one steps aside first.
             old = target.with_name(f".{target.name}.{os.getpid()}.old.partial")

@@ -143,8 +143,15 @@ def _refuse_another(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
 
 
 def stored_digests(path: Path) -> NDArray[np.uint8]:
-    """Digests of the jobs done, (time, tile_y, tile_x, 32); zero where not done."""
-    return np.asarray(open_group(path)[JOB_DIGEST][...])  # type: ignore[index]
+    """Digests of the jobs done, (time, tile_y, tile_x, 32); zero where not done.
+
+    Raises:
+        StoreError: If the store lacks them.
+    """
+    try:
+        return np.asarray(open_group(path)[JOB_DIGEST][...])  # type: ignore[index]
+    except (KeyError, OSError, ValueError) as error:
+        raise StoreError(f"{path} lacks the digests of its jobs ({error}). Make the store again.") from None
 
 
 def write_job(

@@ -156,12 +156,13 @@ def write_store(
                 array[i] = data[variable.name]
 
 
-def open_store(path: str | Path, kind: str | None = None) -> xr.Dataset:
-    """Open a store lazily, dates in order, checked against its contract.
+def open_store(path: str | Path, kind: str | None = None, *, load: bool = False) -> xr.Dataset:
+    """Open a store, dates in order, checked against its contract.
 
     Args:
         path: Folder of the store.
         kind: `embeddings`, `difficulty` or `delta`; None takes whichever it is.
+        load: Read it into memory; else arrays are read when they are used.
 
     Raises:
         NotFoundError: If there is no store.
@@ -183,7 +184,24 @@ def open_store(path: str | Path, kind: str | None = None) -> xr.Dataset:
             "otherwise make the store again."
         ) from None
     _CHECKS[str(found)](ds)
+    if load:
+        for name in ds.data_vars:
+            ds[name] = (ds[name].dims, read_values(ds[name]), ds[name].attrs)
     return ds
+
+
+def read_values(array: xr.DataArray) -> NDArray[Any]:
+    """The numbers of an array of a store.
+
+    Raises:
+        StoreError: If a chunk is damaged.
+    """
+    try:
+        return np.asarray(array.values)
+    except (OSError, ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(
+            f"Variable {array.name} cannot be read ({error}). A file of the store is damaged: make the store again."
+        ) from None
 
 
 def open_group(path: str | Path, mode: str = "r") -> zarr.Group:

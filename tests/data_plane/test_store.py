@@ -20,8 +20,9 @@ import xarray as xr
 import zarr
 from geozarr_toolkit import validate_multiscales, validate_proj, validate_spatial
 
-from geoelle.errors import NotFoundError, StoreError
+from geoelle.errors import AlreadyExistsError, NotFoundError, StoreError
 from geoelle.grid import ChipGrid, GridExtent
+from geoelle.schema import ENCODER_ATTRS
 from geoelle.store import open_store
 from geoelle.store.atomic import replacing
 from geoelle.store.embeddings import prepare, stored_digests, write_job
@@ -130,10 +131,14 @@ def test_dates_come_out_sorted(tmp_path: Path) -> None:
 # --- the embedding store
 
 
+ENCODER = dict.fromkeys(ENCODER_ATTRS, 0) | {"name": "e"}
+
+
 def embedding_attrs(**changes: Any) -> dict[str, Any]:
     return {
-        "geoelle:kind": "embeddings", "geoelle:grid": grid_attrs(EXTENT), "geoelle:encoder": {"name": "e"},
-        "geoelle:config": {"gsd_m": 10}, **changes,
+        "geoelle:kind": "embeddings", "geoelle:grid": grid_attrs(EXTENT), "geoelle:encoder": ENCODER,
+        "geoelle:config": {"gsd_m": 10}, "geoelle:aoi": {}, "geoelle:simulated": True, "geoelle:attribution": "",
+        "geoelle:scenes": {}, "geoelle:software": {}, **changes,
     }  # fmt: skip
 
 
@@ -222,7 +227,7 @@ def test_a_kill_while_dates_are_added_is_mended(tmp_path: Path, stage: str) -> N
     ("changes", "said"),
     [
         ({"geoelle:config": {"gsd_m": 20}}, "another config: gsd_m 10"),
-        ({"geoelle:encoder": {"name": "f"}}, "another encoder: name 'e'"),
+        ({"geoelle:encoder": {**ENCODER, "name": "f"}}, "another encoder: name 'e'"),
         ({"geoelle:grid": {**grid_attrs(EXTENT), "stride_m": 640}}, "another grid: stride_m 320"),
     ],
 )
@@ -307,8 +312,9 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path, dead_pid: int) -> N
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text("x")
     with replacing(target) as partial:
-        partial.write_text("new")
-    assert target.read_text() == "new"
+        partial.mkdir()
+        (partial / "x").write_text("new")
+    assert (target / "x").read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == sorted([*alive, target.name])
 
 
@@ -347,3 +353,16 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path) -> None:
         (tmp_path / "t.parquet").write_bytes(content)
         with pytest.raises(StoreError, match="is not GeoParquet"):
             read_table(tmp_path / "t.parquet")
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    (folder / "precious").write_text("here")
+    file.write_text("here")
+    with pytest.raises(AlreadyExistsError, match="is a folder"), replacing(folder) as partial:
+        partial.write_text("new")
+    with pytest.raises(AlreadyExistsError, match="is a file"), replacing(file) as partial:
+        partial.mkdir()
+    assert (folder / "precious").read_text() == file.read_text() == "here"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]

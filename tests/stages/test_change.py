@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 import geoelle
 from geoelle import schema
 from geoelle.change import rank_alerts
-from geoelle.change.scoring import Reference, p_values, reference_from, reference_looks, states, z_score
+from geoelle.change.scoring import Reference, _local_mean, p_values, reference_from, reference_looks, states, z_score
 from geoelle.errors import AlreadyExistsError, ConfigError, HistoryTooShortError, SchemaError, StoreError
 from geoelle.grid import ChipGrid, GridExtent
 from geoelle.simulate import EventSpec, SimulationConfig, make_scenes
@@ -141,6 +141,15 @@ def test_rounding_does_not_make_a_scale_where_there_is_none() -> None:
     reference = reference_from(looks, np.ones(6, dtype=bool), 4)
     assert (reference.spread == 0).all()
     assert np.isnan(z_score(np.full((40, 40), 1e-9), reference)).all()
+
+
+def test_rounding_does_not_reach_quiet_places() -> None:
+    """Running sums would carry a trace of a large variance along its row and column."""
+    variance = np.zeros((40, 40))
+    variance[5, :3] = [1e-3, 1e9, 0.7]
+    far = np.ones((40, 40), dtype=bool)
+    far[3:8, :5] = False
+    assert (_local_mean(variance)[far] == 0).all()
 
 
 def test_too_few_looks_and_clouds() -> None:
