@@ -14,27 +14,25 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from geoelle.catalog import group_scenes
 from geoelle.days import DateRanges
-from geoelle.embedding import ENCODING, ItemsLike, cached_encoder, encoder_attrs, load_records, read_chips
+from geoelle.embedding import ItemsLike, encoder_attrs, load_records
 from geoelle.encoders import get_card
-from geoelle.errors import ConfigError, ImageryError, ProbeError, StoreError
-from geoelle.grid import GridExtent, Tile
-from geoelle.holdout import assign_blocks, block_keys, fold_digest, folds_from_blocks, suggest_block_size
+from geoelle.errors import ConfigError, ProbeError, StoreError
+from geoelle.holdout import fold_digest, folds_from_blocks, suggest_block_size
 from geoelle.mapping import check_probe_fits, load_probe
+from geoelle.pairing import loss_jobs, measure_loss, to_pairs
 from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, atoms_from_folds, cross_validate, fit_probe, out_of_fold
 from geoelle.probe.measures import correlation, delta_fidelity, partial_r, reliability
 from geoelle.provenance import digest
-from geoelle.records import Scene
 from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
-from geoelle.sampling import Candidates, draw_sample, find_candidates
+from geoelle.sampling import draw_sample, find_candidates
 from geoelle.schema import check_pairs
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
-from geoelle.store.layout import extent_of, read_values
+from geoelle.store.layout import extent_of
 from geoelle.store.probes import check_probe_place, write_probe
 from geoelle.store.tables import check_table_place, read_table, write_table
-from geoelle.texture import TEXTURE_NAMES, texture_features
+from geoelle.texture import TEXTURE_NAMES
 
 DEFAULT_N = 5000
 DEFAULT_MASKS = 8
@@ -76,31 +74,6 @@ class Calibration:
     """Of the local probe; empty where none was fitted."""
     made_of: str
     """Digest of everything the pairs and the probe come from: chips, options, encoder."""
-
-
-@dataclass(frozen=True, slots=True)
-class _LossJob:
-    scene: Scene
-    extent: GridExtent
-    tile: Tile
-    wanted: NDArray[np.bool_]
-    time_index: int
-    encoder: str
-    threads: int
-    masks: int
-
-
-@dataclass(frozen=True, slots=True)
-class _LossResult:
-    time_index: int
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
-    chip_id: NDArray[np.str_]
-    lonlat: NDArray[np.float64]
-    losses: NDArray[np.float32]
-    """(chip, mask)"""
-    texture: NDArray[np.float64]
-    item_ids: tuple[str, ...]
 
 
 def calibrate(
@@ -176,10 +149,10 @@ def calibrate(
         return there
     candidates = find_candidates(ds, quiet, exclude_dates, block_size_m)
     chosen = draw_sample(candidates, n)
-    jobs = _jobs(ds, load_records(items), candidates, chosen, encoder["name"], encoder_threads(workers), masks)
+    jobs = loss_jobs(ds, load_records(items), candidates, chosen, encoder["name"], encoder_threads(workers), masks)
     with cluster(workers, scheduler) as client:
-        results = list(run_jobs(client, _measure, jobs, label="calibrate", progress=progress))
-    pairs, losses = _pairs(ds, results, block_size_m)
+        results = list(run_jobs(client, measure_loss, jobs, label="calibrate", progress=progress))
+    pairs, losses = to_pairs(ds, results, block_size_m)
     probe, held_out, why = _fit(pairs, encoder, masks, block_size_m, allow_few)
     if held_out is None:
         shipped = load_probe(None, encoder)
@@ -226,105 +199,6 @@ def _refuse_other_weights(embeddings: str | Path, ds: xr.Dataset) -> None:
             f"{embeddings} was made by another version of {stored['name']}: {differing[0]} {stored.get(differing[0])}, "
             f"now {now[differing[0]]}. Embed again into another store."
         )
-
-
-def _jobs(
-    ds: xr.Dataset,
-    records: Any,
-    candidates: Candidates,
-    chosen: NDArray[np.intp],
-    encoder: str,
-    threads: int,
-    masks: int,
-) -> list[_LossJob]:
-    made_of = ds.attrs["geoelle:scenes"]
-    known = {item for items in made_of.values() for item in items}
-    scenes = {scene.day: scene for scene in group_scenes(r for r in records if r.id in known)}
-    extent = extent_of(ds.attrs)
-    jobs = []
-    for t in np.unique(candidates.time[chosen]):
-        day = ds["time"].values[t]
-        label = str(np.datetime_as_string(day, "D"))
-        there = list(scenes[day].item_ids) if day in scenes else []
-        if there != list(made_of.get(label, [])):
-            raise ImageryError(
-                f"The items hold {', '.join(there) or 'nothing'} of {label}, where the store was made from "
-                f"{', '.join(made_of.get(label, []))}. Give the items that the store was made from."
-            )
-        mine = chosen[candidates.time[chosen] == t]
-        wanted = np.zeros(extent.shape, dtype=np.bool_)
-        wanted[candidates.row[mine], candidates.column[mine]] = True
-        for tile in extent.tiles():
-            if wanted[tile.y, tile.x].any():
-                part = wanted[tile.y, tile.x]
-                jobs.append(_LossJob(scenes[day], extent, tile, part, int(t), encoder, threads, masks))
-    return jobs
-
-
-def _measure(job: _LossJob) -> _LossResult:
-    """Own loss and texture of the chips wanted of one tile on one date."""
-    try:
-        return _measured(job)
-    except ImageryError as error:
-        said = str(error)
-    # Raised anew: with what GDAL raised behind it, Dask could not carry it and would send a bare Exception.
-    raise ImageryError(said)
-
-
-def _measured(job: _LossJob) -> _LossResult:
-    card = get_card(job.encoder)
-    # The store already says that these chips are good enough, so nothing is skipped here.
-    chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, max_invalid=1.0)
-    encoder = cached_encoder(job.encoder, job.threads)
-    batch = chips.batch
-    masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))
-    low, high = card.clip or (float(np.nanmin(batch.pixels)), float(np.nanmax(batch.pixels)))
-    rows, columns = chips.index
-    with ENCODING:
-        losses = encoder.pretraining_loss(batch, masks)
-    return _LossResult(
-        job.time_index,
-        rows + job.tile.y.start,
-        columns + job.tile.x.start,
-        batch.chip_id,
-        batch.lonlat,
-        losses,
-        texture_features(batch.pixels[:, 0], low, high),
-        job.scene.item_ids,
-    )
-
-
-def _pairs(
-    ds: xr.Dataset, results: Sequence[_LossResult], block_size_m: float
-) -> tuple[gpd.GeoDataFrame, NDArray[np.float32]]:
-    ordered = sorted(results, key=lambda r: (r.time_index, str(r.chip_id[0])))
-    time = np.concatenate([np.full(len(r.rows), r.time_index) for r in ordered])
-    rows, columns = (np.concatenate([getattr(r, name) for r in ordered]) for name in ("rows", "columns"))
-    losses = np.concatenate([r.losses for r in ordered])
-    lonlat = np.concatenate([r.lonlat for r in ordered])
-    texture = np.concatenate([r.texture for r in ordered])
-    embedding = np.empty((len(time), ds.sizes["feature"]), dtype=np.float32)
-    for t in np.unique(time):
-        here = time == t
-        embedding[here] = read_values(ds["embedding"].isel(time=int(t)))[rows[here], columns[here]]
-    days = ds["time"].values[time]
-    frame = gpd.GeoDataFrame(
-        {
-            "chip_id": np.concatenate([r.chip_id for r in ordered]).astype(object),
-            "time": days,
-            "item_ids": [list(r.item_ids) for r in ordered for _ in r.rows],
-            "embedding": list(embedding),
-            "loss": losses.mean(axis=1, dtype=np.float64),
-            "loss_sd": losses.std(axis=1, dtype=np.float64, ddof=1),
-            "n_masks": np.full(len(time), losses.shape[1], dtype=np.int32),
-            **{name: texture[:, i] for i, name in enumerate(TEXTURE_NAMES)},
-            "block": block_keys(assign_blocks(lonlat, block_size_m), block_size_m).astype(object),
-            "scene": np.datetime_as_string(days, "D").astype(object),
-        },
-        geometry=gpd.points_from_xy(lonlat[:, 0], lonlat[:, 1]),
-        crs=4326,
-    )
-    return frame, losses
 
 
 def _fit(

@@ -1,0 +1,172 @@
+"""Pairs of embedding and own loss: which tiles to read again, the loss of their chips, and the table of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geoelle.catalog import group_scenes
+from geoelle.embedding import ENCODING, cached_encoder, read_chips
+from geoelle.encoders import get_card
+from geoelle.errors import ImageryError
+from geoelle.grid import GridExtent, Tile
+from geoelle.holdout import assign_blocks, block_keys
+from geoelle.records import Scene
+from geoelle.sampling import Candidates
+from geoelle.store.layout import extent_of, read_values
+from geoelle.texture import TEXTURE_NAMES, texture_features
+
+
+@dataclass(frozen=True, slots=True)
+class LossJob:
+    """The sampled chips of one tile on one date, whose loss is wanted."""
+
+    scene: Scene
+    extent: GridExtent
+    tile: Tile
+    wanted: NDArray[np.bool_]
+    time_index: int
+    encoder: str
+    threads: int
+    masks: int
+
+
+@dataclass(frozen=True, slots=True)
+class LossResult:
+    """What one job measured; arrays run along its chips."""
+
+    time_index: int
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    chip_id: NDArray[np.str_]
+    lonlat: NDArray[np.float64]
+    losses: NDArray[np.float32]
+    """(chip, mask)"""
+    texture: NDArray[np.float64]
+    item_ids: tuple[str, ...]
+
+
+def loss_jobs(
+    ds: xr.Dataset,
+    records: Any,
+    candidates: Candidates,
+    chosen: NDArray[np.intp],
+    encoder: str,
+    threads: int,
+    masks: int,
+) -> list[LossJob]:
+    """One job per tile and date that holds sampled chips.
+
+    Args:
+        ds: The embedding store.
+        records: Its items.
+        candidates: Chips that could be sampled.
+        chosen: Indices of those that were.
+        encoder: Name of the encoder.
+        threads: Its threads in each worker.
+        masks: Mask draws per chip.
+
+    Raises:
+        ImageryError: If the items are not those that the store was made from.
+    """
+    made_of = ds.attrs["geoelle:scenes"]
+    known = {item for items in made_of.values() for item in items}
+    scenes = {scene.day: scene for scene in group_scenes(r for r in records if r.id in known)}
+    extent = extent_of(ds.attrs)
+    jobs = []
+    for t in np.unique(candidates.time[chosen]):
+        day = ds["time"].values[t]
+        label = str(np.datetime_as_string(day, "D"))
+        there = list(scenes[day].item_ids) if day in scenes else []
+        if there != list(made_of.get(label, [])):
+            raise ImageryError(
+                f"The items hold {', '.join(there) or 'nothing'} of {label}, where the store was made from "
+                f"{', '.join(made_of.get(label, []))}. Give the items that the store was made from."
+            )
+        mine = chosen[candidates.time[chosen] == t]
+        wanted = np.zeros(extent.shape, dtype=np.bool_)
+        wanted[candidates.row[mine], candidates.column[mine]] = True
+        for tile in extent.tiles():
+            if wanted[tile.y, tile.x].any():
+                part = wanted[tile.y, tile.x]
+                jobs.append(LossJob(scenes[day], extent, tile, part, int(t), encoder, threads, masks))
+    return jobs
+
+
+def measure_loss(job: LossJob) -> LossResult:
+    """Own loss and texture of the chips wanted of one tile on one date."""
+    try:
+        return _measured(job)
+    except ImageryError as error:
+        said = str(error)
+    # Raised anew: with what GDAL raised behind it, Dask could not carry it and would send a bare Exception.
+    raise ImageryError(said)
+
+
+def _measured(job: LossJob) -> LossResult:
+    card = get_card(job.encoder)
+    # The store already says that these chips are good enough, so nothing is skipped here.
+    chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, max_invalid=1.0)
+    encoder = cached_encoder(job.encoder, job.threads)
+    batch = chips.batch
+    masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))
+    low, high = card.clip or (float(np.nanmin(batch.pixels)), float(np.nanmax(batch.pixels)))
+    rows, columns = chips.index
+    with ENCODING:
+        losses = encoder.pretraining_loss(batch, masks)
+    return LossResult(
+        job.time_index,
+        rows + job.tile.y.start,
+        columns + job.tile.x.start,
+        batch.chip_id,
+        batch.lonlat,
+        losses,
+        texture_features(batch.pixels[:, 0], low, high),
+        job.scene.item_ids,
+    )
+
+
+def to_pairs(
+    ds: xr.Dataset, results: Sequence[LossResult], block_size_m: float
+) -> tuple[gpd.GeoDataFrame, NDArray[np.float32]]:
+    """The results as the table of pairs, in an order that does not depend on who was done first, and (chip, mask) losses.
+
+    Args:
+        ds: The embedding store, whose embeddings the pairs take.
+        results: Of every job.
+        block_size_m: Edge of a spatial block, EPSG:6933 metres.
+    """
+    ordered = sorted(results, key=lambda r: (r.time_index, str(r.chip_id[0])))
+    time = np.concatenate([np.full(len(r.rows), r.time_index) for r in ordered])
+    rows, columns = (np.concatenate([getattr(r, name) for r in ordered]) for name in ("rows", "columns"))
+    losses = np.concatenate([r.losses for r in ordered])
+    lonlat = np.concatenate([r.lonlat for r in ordered])
+    texture = np.concatenate([r.texture for r in ordered])
+    embedding = np.empty((len(time), ds.sizes["feature"]), dtype=np.float32)
+    for t in np.unique(time):
+        here = time == t
+        embedding[here] = read_values(ds["embedding"].isel(time=int(t)))[rows[here], columns[here]]
+    days = ds["time"].values[time]
+    frame = gpd.GeoDataFrame(
+        {
+            "chip_id": np.concatenate([r.chip_id for r in ordered]).astype(object),
+            "time": days,
+            "item_ids": [list(r.item_ids) for r in ordered for _ in r.rows],
+            "embedding": list(embedding),
+            "loss": losses.mean(axis=1, dtype=np.float64),
+            "loss_sd": losses.std(axis=1, dtype=np.float64, ddof=1),
+            "n_masks": np.full(len(time), losses.shape[1], dtype=np.int32),
+            **{name: texture[:, i] for i, name in enumerate(TEXTURE_NAMES)},
+            "block": block_keys(assign_blocks(lonlat, block_size_m), block_size_m).astype(object),
+            "scene": np.datetime_as_string(days, "D").astype(object),
+        },
+        geometry=gpd.points_from_xy(lonlat[:, 0], lonlat[:, 1]),
+        crs=4326,
+    )
+    return frame, losses
