@@ -18,7 +18,7 @@ from geoelle.days import DateRanges
 from geoelle.embedding import ItemsLike, encoder_attrs, load_records
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, ProbeError, StoreError
-from geoelle.holdout import fold_digest, folds_from_blocks, suggest_block_size
+from geoelle.holdout import fold_digest, folds_from_blocks
 from geoelle.mapping import check_probe_fits, load_probe
 from geoelle.pairing import loss_jobs, measure_loss, to_pairs
 from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, atoms_from_folds, cross_validate, fit_probe, out_of_fold
@@ -39,6 +39,7 @@ DEFAULT_MASKS = 8
 DEFAULT_BLOCK_SIZE_M = 2000.0
 _N_FOLDS = 5
 _MIN_FOLDS = 3
+_CHIPS_PER_BLOCK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Calibration:
     """Independent spatial blocks among the pairs."""
     n_scenes: int
     block_size_m: float
+    quiet_declared: bool
+    """Whether the user named quiet dates; if not, all dates were used, events among them."""
     fitted: bool
     """Whether a local probe was fitted."""
     origin: str
@@ -129,6 +132,12 @@ def calibrate(
         )
     ds = open_store(embeddings, "embeddings")
     encoder = ds.attrs["geoelle:encoder"]
+    chip_size_m = extent_of(ds.attrs).grid.chip_size_m
+    if block_size_m < _CHIPS_PER_BLOCK * chip_size_m:
+        raise ConfigError(
+            f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Expected at least "
+            f"{_CHIPS_PER_BLOCK} chips to a block: smaller blocks are not independent."
+        )
     _refuse_other_weights(embeddings, ds)
     if encoder["loss_kind"] == "unavailable":
         raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
@@ -159,7 +168,9 @@ def calibrate(
         check_probe_fits(shipped, encoder)
         held_out = shipped.predict(np.stack(pairs["embedding"].to_numpy())).astype(np.float64)
     found = _describe(pairs, losses, probe, held_out, why)
-    found = replace(found, n_candidates=len(candidates.time), block_size_m=block_size_m, made_of=made_of)
+    found = replace(
+        found, n_candidates=len(candidates.time), block_size_m=block_size_m, made_of=made_of, quiet_declared=bool(quiet)
+    )
     pairs.attrs["geoelle:calibration"] = {f: getattr(found, f) for f in Calibration.__slots__}
     pairs.attrs["geoelle:encoder"] = dict(encoder)
     check_pairs(pairs)
@@ -213,16 +224,11 @@ def _fit(
     n_blocks = len(np.unique(blocks))
     lonlat = np.stack([pairs.geometry.x, pairs.geometry.y], axis=1)
     if n_blocks < MIN_BLOCKS and not allow_few:
-        size = suggest_block_size(lonlat, MIN_BLOCKS)
-        smaller = f", or blocks of {size:g} m if the loss varies over that distance" if size else ""
-        return (
-            None,
-            None,
-            (
-                f"{n_blocks} independent blocks of {block_size_m:g} m, and a local fit asks for {MIN_BLOCKS}: a larger "
-                f"area would do{smaller}; --allow-few fits all the same"
-            ),
+        why = (
+            f"{n_blocks} independent blocks of {block_size_m:g} m, and a local fit asks for {MIN_BLOCKS}: a larger "
+            "area would do; --allow-few fits all the same"
         )
+        return None, None, why
     n_folds = max(_MIN_FOLDS, min(_N_FOLDS, n_blocks))
     folds = folds_from_blocks(blocks, n_folds, lonlat=lonlat)
     keys = [f"{c} {s}" for c, s in zip(pairs["chip_id"], pairs["scene"], strict=True)]
@@ -282,6 +288,7 @@ def _describe(
         n_blocks=pairs["block"].nunique(),
         n_scenes=pairs["scene"].nunique(),
         block_size_m=0,
+        quiet_declared=False,
         fitted=probe is not None,
         origin="shipped" if probe is None else probe.meta.origin,
         why=why,

@@ -25,7 +25,7 @@ from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import group_scenes, read_items, records_from_frame
 from geoelle.chips import MAX_INVALID_FRACTION, TileChips, cut_chips
 from geoelle.encoders import Encoder, get_card, load_encoder
-from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
+from geoelle.errors import ConfigError, EncoderInputError, GridError, NoItemsError
 from geoelle.grid import ChipGrid, GridExtent, Tile, utm_epsg
 from geoelle.imagery import read_tile, without_signature
 from geoelle.provenance import digest, software
@@ -38,6 +38,7 @@ from geoelle.store.embeddings import prepare, stored_digests, write_job
 from geoelle.store.layout import grid_attrs, open_group
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
+_WIDEST_AREA_DEG = 9.0
 ENCODING = threading.Lock()
 """One encoder at a time in a process; reading goes on beside it."""
 
@@ -101,7 +102,8 @@ def embed(
     Raises:
         EncoderInputError: If the encoder does not take such chips.
         ConfigError: If an option is out of its range.
-        StoreError: If the store was made with another grid, encoder or config.
+        GridError: If the area reaches far beyond one UTM zone.
+        StoreError: If the store was made with another grid, encoder or config, or for another area.
         NoItemsError: If the items miss the area.
     """
     records = load_records(items)
@@ -109,8 +111,10 @@ def embed(
     area = aoi_geometry(area_frame)
     card = get_card(encoder)
     check_items(records, card.bands)
+    _check_zone(area)
     grid = ChipGrid(utm_epsg(area.centroid.x, area.centroid.y), float(chip_size_m), float(stride_m))
     extent = GridExtent.covering(grid, area, tile_chips)
+    wanted = extent.aoi_mask(area)
     _check_chip_size(card, extent)
     _check_max_invalid(max_invalid_fraction)
     scenes = group_scenes(r for r in records if _near(r, area))
@@ -126,9 +130,12 @@ def embed(
         "geoelle:grid": grid_attrs(extent),
         "geoelle:encoder": encoder_attrs(card, extent),
         "geoelle:config": config,
+        # A job writes its whole tile, so a run for fewer chips of it would lose the others.
+        "geoelle:area": {"chips": int(wanted.sum()), "digest": digest(np.packbits(wanted).tobytes().hex())},
         "geoelle:aoi": json.loads(area_frame.to_json()),
         "geoelle:scenes": dict(sorted(item_ids.items())),
         "geoelle:simulated": simulated,
+        "geoelle:native_gsd_m": _native_gsd(scenes, card, known.get("geoelle:native_gsd_m")),
         "geoelle:attribution": attribution(card.sensor, item_ids, simulated=simulated),
         "geoelle:software": software(),
     }
@@ -136,7 +143,7 @@ def embed(
         store, extent, [s.day for s in scenes], n_features=card.n_features,
         units=card.units, attrs=attrs,
     )  # fmt: skip
-    jobs = _plan(store, scenes, extent, extent.aoi_mask(area), index, encoder, encoder_threads(workers), config, card)
+    jobs = _plan(store, scenes, extent, wanted, index, encoder, encoder_threads(workers), config, card)
     todo = _not_done(store, jobs)
     results = list(_run(todo, workers, scheduler, progress)) if todo else []
     summary = _summarise(store, len(jobs), results)
@@ -313,6 +320,21 @@ def _near(record: ItemRecord, area: BaseGeometry) -> bool:
     return bool(
         record.bbox[0] <= east and record.bbox[2] >= west and record.bbox[1] <= north and record.bbox[3] >= south
     )
+
+
+def _check_zone(area: BaseGeometry) -> None:
+    west, _, east, _ = area.bounds
+    if east - west > _WIDEST_AREA_DEG:
+        raise GridError(
+            f"The area reaches from longitude {west:g} to {east:g}. A run has one UTM zone, of 6 degrees, and at most "
+            f"{_WIDEST_AREA_DEG:g} degrees keep shapes and sizes usable; split the area."
+        )
+
+
+def _native_gsd(scenes: Sequence[Scene], card: EncoderCard, known: float | None) -> float | None:
+    """Coarsest pixel, in metres, that an item declares for a band the encoder sees; None where none says."""
+    declared = [item.assets[band].gsd_m for scene in scenes for item in scene.items for band in card.bands]
+    return max((gsd for gsd in (*declared, known) if gsd is not None), default=None)
 
 
 def _check_chip_size(card: EncoderCard, extent: GridExtent) -> None:

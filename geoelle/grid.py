@@ -98,7 +98,15 @@ class ChipGrid:
 
     def lonlat(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
         """Longitude and latitude of chip centres, degrees, of shape (chip, 2)."""
+        return self._to_lonlat(*self.centre(rows, columns))
+
+    def corners_lonlat(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Longitude and latitude of chip corners, degrees, of shape (corner, chip, 2)."""
         x, y = self.centre(rows, columns)
+        half = self.chip_size_m / 2
+        return np.stack([self._to_lonlat(x + i * half, y + j * half) for i in (-1, 1) for j in (-1, 1)])
+
+    def _to_lonlat(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         lon, lat = Transformer.from_crs(self.epsg, 4326, always_xy=True).transform(x, y)
         return np.stack([np.asarray(lon, float), np.asarray(lat, float)], axis=-1)
 

@@ -24,7 +24,7 @@ from geoelle.store.probes import read_probe
 
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
-    "geoelle:software",
+    "geoelle:software", "geoelle:native_gsd_m",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def difficulty(
     encoder = ds.attrs["geoelle:encoder"]
     fitted = probe if isinstance(probe, Probe) else load_probe(probe, encoder)
     check_probe_fits(fitted, encoder)
-    passed_on = {name: ds.attrs[name] for name in _PASSED_ON}
+    passed_on = {name: ds.attrs.get(name) for name in _PASSED_ON}
     jobs = digest(stored_digests(source).tobytes().hex())
     made_of = digest({"probe": fitted.digest, "jobs": jobs, "attrs": passed_on})
     if unchanged(target, "difficulty", made_of):

@@ -135,7 +135,7 @@ def _measured(job: LossJob) -> LossResult:
 def to_pairs(
     ds: xr.Dataset, results: Sequence[LossResult], block_size_m: float
 ) -> tuple[gpd.GeoDataFrame, NDArray[np.float32]]:
-    """The results as the table of pairs, in an order that does not depend on who was done first, and (chip, mask) losses.
+    """The results as the table of pairs, in an order that depends on content alone, and the losses (chip, mask).
 
     Args:
         ds: The embedding store, whose embeddings the pairs take.

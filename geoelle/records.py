@@ -132,6 +132,8 @@ class AssetRecord:
     scale: float
     """Physical = digital number x scale + offset."""
     offset: float
+    gsd_m: float | None = None
+    """Edge of a pixel as the item declares it, metres; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

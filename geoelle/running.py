@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -63,8 +64,8 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
         return
     if workers < 1:
         raise ConfigError(f"workers is {workers}. Expected at least 1.")
-    with (
-        LocalCluster(
+    try:
+        local = LocalCluster(
             n_workers=workers,
             threads_per_worker=READERS_PER_WORKER,
             processes=workers > 1,
@@ -73,10 +74,21 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
             worker_dashboard_address="127.0.0.1:0",
             host=None if workers == 1 else "127.0.0.1",  # threads need no socket; processes stay on loopback
             memory_limit=0,  # jobs are small and bounded; Dask's spilling has nothing to gain here
-        ) as local,
-        Client(local) as client,
-    ):
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"The {workers} worker processes did not start ({error}). In a script, call geoelle under "
+            '`if __name__ == "__main__":`, or use workers=1.'
+        ) from None
+    with local, Client(local) as client:
+        if workers > 1:
+            client.run(quiet_rasterio)
         yield client
+
+
+def quiet_rasterio() -> None:
+    """odc-loader warps through arrays without a geotransform, of which rasterio warns; nothing a user could mend."""
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 
 def run_jobs[Job, Result](

@@ -22,6 +22,8 @@ _TEXTURE_STRATA = 3
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
+    """Chips that may be sampled; arrays run along them."""
+
     time: NDArray[np.intp]
     row: NDArray[np.intp]
     column: NDArray[np.intp]
@@ -33,6 +35,21 @@ class Candidates:
 def find_candidates(
     ds: xr.Dataset, quiet: DateRanges, exclude_dates: Sequence[date | str], block_size_m: float
 ) -> Candidates:
+    """Embedded chips of quiet dates that lie wholly in one block.
+
+    Chips overlap where the stride is less than their size; one that straddles a border would show the same pixels to
+    the training folds and to the held-out one.
+
+    Args:
+        ds: The embedding store.
+        quiet: Date ranges; empty takes all dates.
+        exclude_dates: Dates to leave out.
+        block_size_m: Edge of a block, EPSG:6933 metres.
+
+    Raises:
+        ProbeError: If there is none.
+        ConfigError: If the dates make no sense.
+    """
     days = ds["time"].values
     usable = select_days(days, quiet, exclude_dates)
     done = (read_values(ds["status"]) == schema.DONE) & usable[:, None, None]
@@ -43,9 +60,16 @@ def find_candidates(
         )
     extent = extent_of(ds.attrs)
     rows, columns = extent.rows[row], extent.columns[column]
-    ids = extent.grid.chip_ids(rows, columns)
-    block = assign_blocks(extent.grid.lonlat(rows, columns), block_size_m)
-    contrast = read_values(ds["contrast"])[done]
+    corners = np.stack([assign_blocks(c, block_size_m) for c in extent.grid.corners_lonlat(rows, columns)])
+    whole = (corners == corners[0]).all(axis=0)
+    if not whole.any():
+        raise ProbeError(
+            f"None of {len(time)} chips of {extent.grid.chip_size_m:g} m lies wholly in one block of "
+            f"{block_size_m:g} m. Use larger blocks."
+        )
+    time, row, column, block = time[whole], row[whole], column[whole], corners[0][whole]
+    ids = extent.grid.chip_ids(rows[whole], columns[whole])
+    contrast = read_values(ds["contrast"])[time, row, column]
     edges = np.quantile(contrast, np.linspace(0, 1, _TEXTURE_STRATA + 1)[1:-1])
     texture = np.searchsorted(edges, contrast)
     month = days[time].astype("datetime64[M]").astype(np.int64) % 12

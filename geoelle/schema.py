@@ -28,6 +28,12 @@ NO_LOOK, QUIET, FIRST, PROVISIONAL, CONFIRMED, ENDED = range(6)
 STATE_MEANINGS = "no_look quiet first provisional confirmed ended"
 STATE_NAMES = tuple(STATE_MEANINGS.split())
 
+COARSE_FACTOR = 1.5
+"""Imagery this much coarser than what an encoder was trained on is said to be resampled."""
+
+MIN_INDEPENDENT_BLOCKS = 30
+"""Blocks that a local fit asks for, and under which everything made from one says so."""
+
 SUPPORT_OUTSIDE, SUPPORT_INSIDE, SUPPORT_NO_DATA = 0, 1, 255
 """Values of `support` in a difficulty store."""
 

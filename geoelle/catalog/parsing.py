@@ -45,7 +45,7 @@ def parse_item(raw: Mapping[str, Any], sensor: Sensor, *, remote: bool = False) 
     offset_applied = _offset_applied(properties, baseline)
     assets: dict[str, AssetRecord] = {}
     for spec in (*sensor.bands, *((sensor.quality,) if sensor.quality else ())):
-        asset = _find_asset(raw["assets"], spec, sensor, offset_applied)
+        asset = _find_asset(raw["assets"], spec, sensor, offset_applied, properties.get("gsd"))
         if asset is not None:
             _check_href(item_id, raw["assets"][asset.key]["href"], remote)
             assets[spec.name] = asset
@@ -110,19 +110,23 @@ def _is_plain_address(href: Any, remote: bool) -> bool:
 
 
 def _find_asset(
-    assets: Mapping[str, Any], spec: BandSpec | QualitySpec, sensor: Sensor, offset_applied: bool | None
+    assets: Mapping[str, Any],
+    spec: BandSpec | QualitySpec,
+    sensor: Sensor,
+    offset_applied: bool | None,
+    item_gsd: Any,
 ) -> AssetRecord | None:
     for alias in spec.aliases:
         asset = assets.get(alias)
         if isinstance(asset, Mapping) and asset.get("href"):
-            return _asset(alias, asset, 1, 1, spec, sensor, offset_applied)
+            return _asset(alias, asset, 1, 1, spec, sensor, offset_applied, item_gsd)
     for key, asset in assets.items():
         if not isinstance(key, str) or not isinstance(asset, Mapping) or not asset.get("href"):
             continue
         names = [_text(b.get("name")) for b in _bands(asset)]
         for alias in spec.aliases:
             if alias in names:
-                return _asset(key, asset, names.index(alias) + 1, len(names), spec, sensor, offset_applied)
+                return _asset(key, asset, names.index(alias) + 1, len(names), spec, sensor, offset_applied, item_gsd)
     return None
 
 
@@ -140,6 +144,7 @@ def _asset(
     spec: BandSpec | QualitySpec,
     sensor: Sensor,
     offset_applied: bool | None,
+    item_gsd: Any,
 ) -> AssetRecord:
     raster = asset.get("raster:bands") or asset.get("bands") or []
     declared = raster[index - 1] if isinstance(raster, list) and len(raster) >= index else {}
@@ -155,8 +160,10 @@ def _asset(
     elif offset_applied:
         # Earth Search declares -0.1 for pixels from which it is already gone.
         offset = 0.0
+    resolutions = (declared.get("spatial_resolution"), declared.get("raster:spatial_resolution"), asset.get("gsd"))
+    gsd_m = next((n for n in map(_number, (*resolutions, item_gsd)) if n is not None and n > 0), None)
     return AssetRecord(
-        key, index, n_bands, str(asset["href"]), nodata, sensor.scale if scale is None else scale, offset
+        key, index, n_bands, str(asset["href"]), nodata, sensor.scale if scale is None else scale, offset, gsd_m
     )
 
 
@@ -300,7 +307,8 @@ def _band_list(value: Any) -> list[dict[str, Any]] | None:
 
 _KEPT_BAND_FIELDS: dict[str, _Plain] = {
     "name": _text, "common_name": _text, "data_type": _text, "unit": _text, "nodata": _number, "scale": _number,
-    "offset": _number, "raster:scale": _number, "raster:offset": _number,
+    "offset": _number, "spatial_resolution": _number, "raster:scale": _number, "raster:offset": _number,
+    "raster:spatial_resolution": _number,
 }  # fmt: skip
 _KEPT_ASSET_FIELDS: dict[str, _Plain] = {
     "type": _text, "eo:bands": _band_list, "bands": _band_list, "raster:bands": _band_list, "roles": _texts,

@@ -108,14 +108,14 @@ def _looks_before(
     delta: xr.Dataset, values: NDArray[np.float32], time: NDArray[np.intp], row: NDArray[np.intp],
     column: NDArray[np.intp],
 ) -> NDArray[np.intp]:  # fmt: skip
-    """For each alert, index of the reference look nearest in time that saw its place."""
+    """For each alert, index of the latest reference look before it that saw its place; else of the first after it."""
     days = delta["time"].values
     options = delta.attrs["geoelle:reference"]
     allowed = select_days(days, options["reference_dates"], options["excluded_dates"])
     found = np.empty(len(time), dtype=np.intp)
     for t in np.unique(time):
         looks = np.flatnonzero(reference_looks(days, int(t), allowed, options["kind"], options["window_days"] or 0))
-        nearest_first = looks[np.argsort(np.abs(days[looks] - days[t]), kind="stable")]
+        nearest_first = looks[np.lexsort((np.abs(days[looks] - days[t]), days[looks] > days[t]))]
         mine = np.flatnonzero(time == t)
         saw = np.isfinite(values[nearest_first][:, row[mine], column[mine]])
         found[mine] = nearest_first[saw.argmax(axis=0)]

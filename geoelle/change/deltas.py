@@ -158,7 +158,11 @@ def _refuse_short(
     options: dict[str, Any],
 ) -> None:
     there = np.isfinite(values)
-    most = {t: int(there[looks[t]].sum(axis=0).max(initial=0)) for t in np.flatnonzero(wanted).tolist()}
+    # A reference helps only where the look to be judged saw the ground too.
+    most = {
+        t: int(np.where(there[t], there[looks[t]].sum(axis=0), 0).max(initial=0))
+        for t in np.flatnonzero(wanted).tolist()
+    }
     if max(most.values()) >= options["min_looks"]:
         return
     last = max(most, key=lambda t: (most[t], t))
@@ -169,8 +173,8 @@ def _refuse_short(
         else "Search a longer span, or leave out a shorter window with --window-days"
     )
     raise HistoryTooShortError(
-        f"The history is too short: {_day(days[last])} has {most[last]} {which} clear looks at its best place, and no "
-        f"other date asked for has more. Expected at least {options['min_looks']}. {remedy}."
+        f"The history is too short: {_day(days[last])} has {most[last]} {which} clear looks at the best place that "
+        f"it sees, and no other date asked for has more. Expected at least {options['min_looks']}. {remedy}."
     )
 
 

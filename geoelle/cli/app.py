@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from geoelle.cli import show
 from geoelle.errors import ConfigError, GeoelleError
+from geoelle.running import quiet_rasterio
 
 app = typer.Typer(
     name="geoelle",
@@ -112,6 +112,7 @@ def embed(
         )  # fmt: skip
     summary = EmbedSummary(**ds.attrs["geoelle:summary"])
     show.embed_summary(summary)
+    show.resampled(ds)
     if summary.n_failed:
         raise typer.Exit(1)
 
@@ -249,10 +250,10 @@ def encoders(
 
 def _aoi(text: str) -> Any:
     parts = text.split(",")
-    if len(parts) != 4 or Path(text).exists():
+    if len(parts) == 1 or Path(text).exists() or (len(parts) != 4 and Path(parts[-1]).suffix in (".geojson", ".json")):
         return text
     try:
-        west, south, east, north = (float(p) for p in parts)
+        west, south, east, north = (float(p) for p in parts)  # also where there are more or fewer than four
     except ValueError:
         raise ConfigError(f"--aoi {text!r} is neither a file nor four numbers west,south,east,north.") from None
     return west, south, east, north
@@ -276,8 +277,7 @@ def _days(moments: list[datetime] | None) -> list[str]:
 
 def main() -> None:
     """Entry point of the `geoelle` command: our errors are one sentence and exit code 1."""
-    # odc-loader warps through arrays without a geotransform; nothing a user could mend.
-    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    quiet_rasterio()
     try:
         app()
     except GeoelleError as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -75,18 +77,35 @@ def embed_summary(summary: EmbedSummary) -> None:
         note(f"geoelle: {summary.n_failed} jobs failed; the same command takes them up again.")
 
 
+def resampled(ds: Any) -> None:
+    """A word where the imagery is coarser than what the encoder was trained on."""
+    native, taken = ds.attrs.get("geoelle:native_gsd_m"), ds.attrs["geoelle:encoder"]["gsd_m"]
+    if native is not None and native > COARSE_FACTOR * taken:
+        note(
+            f"The imagery has pixels of {native:g} m and was resampled to the {taken:g} m that the encoder was trained "
+            "on: it is smoother than anything that saw, so levels are not to be trusted."
+        )
+
+
 def calibration(found: Mapping[str, Any], out: Path) -> None:
     """What `calibrate` found."""
     line(
         f"Calibration: {found['n_pairs']} pairs from {found['n_blocks']} independent blocks of "
         f"{found['block_size_m']:g} m and {found['n_scenes']} scenes; ceiling of r {_figure(found['ceiling'])}."
     )
+    if not found["quiet_declared"]:
+        note("No quiet dates were named, so all dates were used, those of an event among them; see --quiet-dates.")
     worth = (
         f"r {_figure(found['scores'].get('r'))}, partial r beyond texture {_figure(found['partial_r'])}, "
         f"r of change at a place {_figure(found['delta_fidelity'])}"
     )
     if found["fitted"]:
         line(f"Probe: held out by block {worth}. In {out}.")
+        if found["n_blocks"] < MIN_INDEPENDENT_BLOCKS:
+            note(
+                f"It stands on {found['n_blocks']} blocks, fewer than {MIN_INDEPENDENT_BLOCKS}: trust its scores "
+                "little."
+            )
         return
     line(
         f"No local probe: {found['why']}. The shipped probe serves as cold start: on these pairs {worth}, mean "
@@ -101,7 +120,8 @@ def _figure(value: float | None) -> str:
 def difficulty(ds: Any, out: Path) -> None:
     """What `difficulty` wrote."""
     origin = ds.attrs["geoelle:probe_origin"]
-    start = "cold start: the probe shipped with the encoder" if origin == "shipped" else "locally calibrated probe"
+    blocks = ds.attrs["geoelle:probe"]["n_blocks"]
+    start = "cold start: the probe shipped with the encoder" if origin == "shipped" else f"local probe, {blocks} blocks"
     support = ds["support"].values
     inside, outside = int((support == 1).sum()), int((support == 0).sum())
     share = f"{100 * inside / (inside + outside):.0f} %" if inside + outside else "none"

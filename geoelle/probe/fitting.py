@@ -16,9 +16,9 @@ from geoelle.probe.ridge import DEFAULT_ALPHAS, atoms_from_folds, cross_validate
 from geoelle.probe.statistics import RidgeStatistics, held_out_metrics, merge_all, not_finite_error
 from geoelle.probe.support import distance_threshold
 from geoelle.provenance import content_order
+from geoelle.schema import MIN_INDEPENDENT_BLOCKS
 
-MIN_BLOCKS = 30
-"""Independent blocks that a local fit asks for."""
+MIN_BLOCKS = MIN_INDEPENDENT_BLOCKS
 
 MAX_STORED = 4000
 """Training embeddings kept for support."""

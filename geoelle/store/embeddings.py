@@ -24,7 +24,7 @@ _INNER_CHUNK = 8
 _NS = "datetime64[ns]"
 JOB_DIGEST = "job_digest"
 # What decides whether two runs may share a store; a change of any makes other bytes.
-_IDENTITY = ("geoelle:grid", "geoelle:encoder", "geoelle:config")
+_IDENTITY = ("geoelle:grid", "geoelle:encoder", "geoelle:config", "geoelle:area")
 
 
 def embedding_variables(n_features: int, units: str) -> list[Variable]:

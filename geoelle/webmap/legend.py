@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
 from geoelle.webmap.palettes import ColourScale
 from geoelle.webmap.text import LOSS_KIND_WORDS, REFERENCE_WORDS, escape, number, plural, words
 
@@ -132,7 +133,24 @@ def _warnings(attrs: Mapping[str, Any]) -> str:
         trained_on = mapping(attrs, "geoelle:probe").get("trained_on") or "other places"
         notes.append(
             f"<strong>Cold start.</strong> The probe shipped with {escape(encoder.get('name', 'the encoder'))}, "
-            f"trained on {escape(trained_on)}. Levels may be off; compare within a date."
+            f"trained on {escape(trained_on)}. Levels may be off, and on land unlike that the "
+            "ranking too; calibrate where you can."
+        )
+    probe_blocks = mapping(attrs, "geoelle:probe").get("n_blocks")
+    if (
+        attrs.get("geoelle:probe_origin") == "local"
+        and isinstance(probe_blocks, int)
+        and probe_blocks < MIN_INDEPENDENT_BLOCKS
+    ):
+        notes.append(
+            f"<strong>Few blocks.</strong> The probe was fitted on {plural(probe_blocks, 'independent block')}, fewer "
+            f"than {MIN_INDEPENDENT_BLOCKS}. Its scores mean little."
+        )
+    native, taken = attrs.get("geoelle:native_gsd_m"), encoder.get("gsd_m")
+    if isinstance(native, int | float) and isinstance(taken, int | float) and native > COARSE_FACTOR * taken:
+        notes.append(
+            f"<strong>Resampled.</strong> Imagery of {number(native)} m was resampled to the {number(taken)} m that "
+            "the encoder was trained on: smoother than anything it saw."
         )
     if not notes:
         return ""

@@ -24,7 +24,7 @@ from geoelle.simulate import Simulation, SimulationConfig, make_scenes
 
 EVIL = "<img src=x onerror=alert(1)>"
 DATES = ("2021-04-10", "2021-05-10", "2021-06-10", "2021-07-10", "2021-08-10")
-CHIPS = ("--chip-size-m", "320", "--stride-m", "320", "--tile-chips", "4")
+CHIPS = ("--chip-size-m", "320", "--stride-m", "160", "--tile-chips", "8")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    config = SimulationConfig.small(width_px=160, height_px=128, dates=DATES)
+    config = SimulationConfig.small(width_px=224, height_px=192, dates=DATES)
     return make_scenes(tmp_path_factory.mktemp("bad") / "scenes", config=config)
 
 
@@ -93,7 +93,7 @@ def made(small: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ],
             ["embed", "items.parquet", "--aoi", small.aoi, *CHIPS],
             [
-                "calibrate", "embeddings.zarr", "--allow-few", "--n", "40", "--masks", "2", "--block-size-m", "200",
+                "calibrate", "embeddings.zarr", "--allow-few", "--n", "40", "--masks", "2", "--block-size-m", "640",
                 "--pairs", "pairs.parquet",
             ],
             ["difficulty", "embeddings.zarr", "--probe", "probe"],
@@ -185,7 +185,7 @@ def test_area(case: str, cli: Cli, small: Simulation, unharmed: Path, tmp_path: 
         ("west,48.40,4.29,48.41", "four numbers"),
         ("nan,48.40,4.29,48.41", "empty"),
         ("431000,5360000,432000,5361000", "longitude"),
-        ("4.29,48.40,4.31", "no AOI file"),
+        ("4.29,48.40,4.31", "four numbers"),
     ],
 )
 def test_area_in_words(area: str, said: str, cli: Cli, unharmed: Path) -> None:
@@ -595,7 +595,7 @@ def test_run_with_a_truncated_cog_goes_on_and_says_so(
     cog = Path("scenes", small.asset_path(small.item_ids[0], "B02").relative_to(small.root))
     cog.write_bytes(cog.read_bytes()[:500])
     config = config_of(
-        small, aoi="scenes/aoi.geojson", out="out", embed={"chip_size_m": 320, "stride_m": 320},
+        small, aoi="scenes/aoi.geojson", out="out", embed={"chip_size_m": 320, "stride_m": 160},
         calibrate={"n": 10, "masks": 2}, delta={"min_looks": 2},
     )  # fmt: skip
     config["search"]["catalog"] = "scenes/catalog.json"
@@ -639,8 +639,8 @@ def test_hostile_text_is_shown_not_run(
         item["id"] = f"{EVIL}{item['id']}"
         path.write_text(json.dumps(item))
     config = config_of(
-        small, aoi="scenes/aoi.geojson", out="out", embed={"chip_size_m": 320, "stride_m": 320},
-        calibrate={"n": 60, "masks": 2, "allow_few": True, "block_size_m": 200}, delta={"alert_z": 0.1},
+        small, aoi="scenes/aoi.geojson", out="out", embed={"chip_size_m": 320, "stride_m": 160},
+        calibrate={"n": 60, "masks": 2, "allow_few": True, "block_size_m": 640}, delta={"alert_z": 0.1},
     )  # fmt: skip
     config["search"]["catalog"] = "scenes/catalog.json"
     Path("run.yaml").write_text(yaml.safe_dump(config))

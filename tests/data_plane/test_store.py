@@ -137,7 +137,8 @@ ENCODER = dict.fromkeys(ENCODER_ATTRS, 0) | {"name": "e"}
 def embedding_attrs(**changes: Any) -> dict[str, Any]:
     return {
         "geoelle:kind": "embeddings", "geoelle:grid": grid_attrs(EXTENT), "geoelle:encoder": ENCODER,
-        "geoelle:config": {"gsd_m": 10}, "geoelle:aoi": {}, "geoelle:simulated": True, "geoelle:attribution": "",
+        "geoelle:config": {"gsd_m": 10}, "geoelle:area": {"chips": 9, "digest": "a"},
+        "geoelle:aoi": {}, "geoelle:simulated": True, "geoelle:attribution": "",
         "geoelle:scenes": {}, "geoelle:software": {}, **changes,
     }  # fmt: skip
 
@@ -227,6 +228,7 @@ def test_a_kill_while_dates_are_added_is_mended(tmp_path: Path, stage: str) -> N
     ("changes", "said"),
     [
         ({"geoelle:config": {"gsd_m": 20}}, "another config: gsd_m 10"),
+        ({"geoelle:area": {"chips": 4, "digest": "b"}}, "another area: chips 9 .this run: 4."),
         ({"geoelle:encoder": {**ENCODER, "name": "f"}}, "another encoder: name 'e'"),
         ({"geoelle:grid": {**grid_attrs(EXTENT), "stride_m": 640}}, "another grid: stride_m 320"),
     ],

@@ -108,7 +108,9 @@ def test_the_small_area_says_which_probe_it_used(boadella: RunSummary, unclear: 
     found = boadella.calibration
     pairs = gpd.read_parquet(boadella.folder / "pairs.parquet")
     assert not set(pairs["scene"]) & CLOUDY
-    assert found.n_scenes == pairs["scene"].nunique() >= 12 - len(unclear)
+    assert found.n_scenes == pairs["scene"].nunique() >= 12 - len(unclear) - 2  # nor the two of the flood
+    assert found.quiet_declared
+    assert min(pairs["scene"]) > "2020-02-28"
     ds = geoelle.open_store(boadella.folder / "difficulty.zarr")
     assert ds.attrs["geoelle:probe_origin"] == found.origin
     if not found.fitted:

@@ -58,7 +58,9 @@ def write_config(folder: Path, scenes: Simulation, **search: Any) -> Path:
             "end": "2021-12-31", **search,
         },
         "embed": {"chip_size_m": 320, "stride_m": 160, "tile_chips": 8},
-        "calibrate": {"quiet": [["2018-01-01", "2021-07-31"]], "n": 100, "masks": 3, "block_size_m": 200},
+        "calibrate": {
+            "quiet": [["2018-01-01", "2021-07-31"]], "n": 100, "masks": 3, "block_size_m": 640, "allow_few": True,
+        },
         "delta": {"reference_dates": [["2018-01-01", "2021-07-31"]], "alert_z": 2},
         "map": {"title": "A small run"},
     }  # fmt: skip

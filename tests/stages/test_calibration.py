@@ -30,7 +30,7 @@ from geoelle.texture import TEXTURE_NAMES, texture_features
 if TYPE_CHECKING:
     from conftest import Calibrated, Chain
 
-N, MASKS, BLOCK_M = 120, 8, 200
+N, MASKS, BLOCK_M = 120, 8, 640
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -117,7 +117,7 @@ def test_the_probe_is_there_and_says_where_from(chain: Chain, calibrated: Calibr
     meta = probe.meta
     assert (meta.origin, meta.encoder, meta.chip_size_px, meta.n_masks) == ("local", "compact-rgb", 32, MASKS)
     assert (meta.n_train, meta.n_scenes, meta.n_folds) == (N, 5, 5)
-    assert meta.n_blocks == calibrated.pairs["block"].nunique() >= 30
+    assert meta.n_blocks == calibrated.pairs["block"].nunique() >= 3
     assert "2021-03-10" in meta.trained_on
 
 
@@ -129,7 +129,7 @@ def test_the_summary_counts_and_holds_out(chain: Chain, calibrated: Calibrated) 
     assert found["n_scenes"] == 5
     assert found["block_size_m"] == BLOCK_M
     ds = geoelle.open_store(chain.embeddings)
-    assert found["n_candidates"] == int((ds["status"].values == 1).sum()) * 5 // 6
+    assert N <= found["n_candidates"] < int((ds["status"].values == 1).sum()) * 5 // 6  # without those across borders
     assert 0 < found["reliability"] <= 1
     assert found["ceiling"] == pytest.approx(found["reliability"] ** 0.5)
     json.dumps(found, allow_nan=False)
@@ -158,7 +158,7 @@ def test_an_unchanged_rerun_does_nothing(chain: Chain, calibrated: Calibrated, m
     monkeypatch.setattr(calibration, "run_jobs", never)
     again = geoelle.calibrate(
         chain.embeddings, items=chain.items, out=calibrated.probe, n=N, block_size_m=BLOCK_M,
-        exclude_dates=["2021-05-10"],
+        exclude_dates=["2021-05-10"], allow_few=True,
     )  # fmt: skip
     assert bytes_of(calibrated.probe.parent) == before
     assert again.attrs == calibrated.pairs.attrs
@@ -171,6 +171,7 @@ def test_the_same_again_gives_the_same_bytes_and_a_lost_probe_comes_back(
 ) -> None:
     shutil.copy(calibrated.pairs_path, tmp_path / "pairs.parquet")
     options: dict[str, Any] = {"items": chain.items, "n": N, "block_size_m": BLOCK_M, "exclude_dates": ["2021-05-10"]}
+    options["allow_few"] = True
     geoelle.calibrate(chain.embeddings, out=tmp_path / "probe", **options)
     assert bytes_of(tmp_path / "probe") == bytes_of(calibrated.probe)
     back = gpd.read_parquet(tmp_path / "pairs.parquet")
@@ -201,7 +202,9 @@ def test_not_even_three_blocks(chain: Chain, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"n": 0}, {"masks": 1}, {"block_size_m": float("nan")}, {"block_size_m": -1}])
+@pytest.mark.parametrize(
+    "options", [{"n": 0}, {"masks": 1}, *({"block_size_m": size} for size in (float("nan"), -1, 500))]
+)
 def test_numbers_that_make_no_sense(chain: Chain, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Expected"):
         geoelle.calibrate(chain.embeddings, items=chain.items, out=tmp_path / "probe", **options)

@@ -378,6 +378,17 @@ def test_surrounding_judges_early_looks(tmp_path: Path) -> None:
     assert ds.attrs["geoelle:reference"]["window_days"] == 45
 
 
+def test_references_count_only_where_the_look_sees_the_ground(tmp_path: Path) -> None:
+    """Half the places have a history, the other half is all that the last look sees: nothing can be judged."""
+    values = quiet()
+    half = SHAPE[1] // 2
+    values[:-1, :, half:] = NAN
+    values[-1, :, :half] = NAN
+    store = write_difficulty(tmp_path / "d.zarr", values)
+    with pytest.raises(HistoryTooShortError, match="0 earlier clear looks"):
+        geoelle.delta(store, out=tmp_path / "x.zarr", dates=[(DAYS[-1], DAYS[-1])])
+
+
 def test_history_too_short(tmp_path: Path) -> None:
     difficulty = write_difficulty(tmp_path / "d.zarr", quiet())
     with pytest.raises(HistoryTooShortError, match="2020-03-05 has 2 earlier clear looks") as error:
@@ -548,7 +559,14 @@ def test_known_events_stand_out(tmp_path: Path) -> None:
     geoelle.embed(items, aoi=scenes.aoi, out=tmp_path / "e.zarr", chip_size_m=320, stride_m=160)
     before = [("2015-01-01", "2021-07-31")]
     geoelle.calibrate(
-        tmp_path / "e.zarr", items=items, out=tmp_path / "probe", n=200, block_size_m=200, quiet=before, masks=4
+        tmp_path / "e.zarr",
+        items=items,
+        out=tmp_path / "probe",
+        n=200,
+        block_size_m=640,
+        quiet=before,
+        masks=4,
+        allow_few=True,
     )
     geoelle.difficulty(tmp_path / "e.zarr", out=tmp_path / "d.zarr", probe=tmp_path / "probe")
     ds = geoelle.delta(

@@ -32,6 +32,7 @@ from geoelle.errors import (
     AOIError,
     ConfigError,
     EncoderInputError,
+    GridError,
     NoItemsError,
     NotFoundError,
     StoreError,
@@ -437,3 +438,30 @@ def test_a_scheduler_without_workers_is_said(monkeypatch: pytest.MonkeyPatch) ->
         running.cluster(1, empty.scheduler_address),
     ):
         pass
+
+
+def test_a_smaller_area_does_not_take_chips_from_a_store(items: Path, scenes: Simulation, tmp_path: Path) -> None:
+    """A job writes its whole tile, so fewer chips of it would lose the others."""
+    store = tmp_path / "e.zarr"
+    embed(items, out=store, aoi=scenes.aoi, **OPTIONS)
+    before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
+    west, south, east, north = gpd.read_file(scenes.aoi).total_bounds
+    part = (west, south, (west + east) / 2, (south + north) / 2)
+    with pytest.raises(StoreError, match=r"another (area|grid)"):
+        embed(items, out=store, aoi=part, **OPTIONS)
+    assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
+
+
+def test_an_area_far_beyond_a_zone_is_refused(items: Path, tmp_path: Path) -> None:
+    with pytest.raises(GridError, match="split the area"):
+        embed(items, out=tmp_path / "e.zarr", aoi=(-20.0, 40.0, 20.0, 50.0), **OPTIONS)
+
+
+@pytest.mark.shared
+def test_coarser_imagery_is_recorded(shared_data: Path, tmp_path: Path) -> None:
+    found = search(
+        (-118.49, 34.32, -118.47, 34.34), catalog=shared_data / "stac", start="2024-01-01", end="2025-12-31",
+        collections=["calfire-s2-before-after-shared"],
+    )  # fmt: skip
+    ds = embed(found, out=tmp_path / "e.zarr", chip_size_m=640, stride_m=640)
+    assert ds.attrs["geoelle:native_gsd_m"] == 20

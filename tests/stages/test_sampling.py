@@ -51,7 +51,11 @@ def test_candidates_are_embedded_chips_with_their_place() -> None:
     ds = embedded()
     found = find_candidates(ds, (), (), 1000.0)
     done = ds["status"].values == schema.DONE
-    assert len(found.key) == len(set(found.key)) == done.sum()
+    assert len(found.key) == len(set(found.key))
+    rows, columns = EXTENT.rows[found.row], EXTENT.columns[found.column]
+    corners = [assign_blocks(c, 1000.0) for c in EXTENT.grid.corners_lonlat(rows, columns)]
+    assert all((corner == found.block).all() for corner in corners), "a chip straddles a border"
+    assert 0.2 * done.sum() < len(found.key) < done.sum()
     assert done[found.time, found.row, found.column].all()
     for i in (0, len(found.key) // 2, -1):
         chip, day = found.key[i].split()

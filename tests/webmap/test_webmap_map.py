@@ -165,8 +165,23 @@ def test_what_nobody_may_overlook_is_said(fake_assets: Path, tmp_path: Path) -> 
     assert "LOSS: PROXY" in text
     assert "proxy: not the encoder" in text
     assert "COLD START" in text
-    assert "The probe shipped with compact-rgb, trained on EuroSAT. Levels may be off; compare within a date." in text
+    assert "The probe shipped with compact-rgb, trained on EuroSAT. Levels may be off, and on land unlike that" in text
     assert "Contains modified Copernicus Sentinel data [2020-2022]" in text
+
+
+def test_few_blocks_and_coarse_imagery_are_said(fake_assets: Path, tmp_path: Path) -> None:
+    few = {"geoelle:probe_origin": "local", "geoelle:probe": {"origin": "local", "n_blocks": 4}}
+    webmap.map(make_difficulty(**few, **{"geoelle:native_gsd_m": 20.0}), out=tmp_path / "a.html", cache_dir=fake_assets)
+    text = (tmp_path / "a.html").read_text()
+    assert "fitted on 4 independent blocks, fewer than 30" in text
+    assert "Imagery of 20 m was resampled to the 10 m" in text
+    enough = {"geoelle:probe_origin": "local", "geoelle:probe": {"origin": "local", "n_blocks": 31}}
+    webmap.map(
+        make_difficulty(**enough, **{"geoelle:native_gsd_m": 10}), out=tmp_path / "b.html", cache_dir=fake_assets
+    )
+    text = (tmp_path / "b.html").read_text()
+    assert "Few blocks" not in text
+    assert "Resampled" not in text
 
 
 def test_an_own_loss_and_probe_raise_no_flag(difficulty: xr.Dataset, fake_assets: Path, tmp_path: Path) -> None:
