@@ -31,8 +31,8 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
 
     Returns:
         One row per chip and date past the threshold, with the columns of `schema.ALERT_COLUMNS`, in EPSG:4326; the
-        geometry is the chip's cell. `before_item_ids` are those of the reference look nearest in time that saw the
-        place.
+        geometry is the chip's cell. `before_item_ids` are those of the latest reference look before the alert's
+        that saw the place; where a `surrounding` reference has none before, of the first one after.
 
     Raises:
         SchemaError: If the two stores differ in dates or places.

@@ -114,8 +114,8 @@ def alert_popup(alert: Mapping[str, Any], unit: str | None) -> str:
         _row("p", _p_words(alert)),
         _row("State", words(STATE_WORDS, alert["state"])),
         _row("Reference", f"{words(REFERENCE_WORDS, alert['reference_kind'])}{looks}"),
-        _row("Before", _ids(alert["before_item_ids"])),
-        _row("After", _ids(alert["after_item_ids"])),
+        _row("Reference look", _ids(alert["before_item_ids"])),
+        _row("This look", _ids(alert["after_item_ids"])),
         _row("Chip", escape(alert["chip_id"])),
     )
     head = f"<h2>Alert {escape(alert['rank'])} · {escape(str(alert['date'])[:10])}</h2>"
