@@ -21,7 +21,7 @@ from geoelle.errors import ConfigError, ProbeError, StoreError
 from geoelle.holdout import fold_digest, folds_from_blocks
 from geoelle.mapping import check_probe_fits, load_probe
 from geoelle.pairing import loss_jobs, measure_loss, to_pairs
-from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, atoms_from_folds, cross_validate, fit_probe, out_of_fold
+from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, fit_probe, held_out_difficulty
 from geoelle.probe.measures import correlation, delta_fidelity, partial_r, reliability
 from geoelle.provenance import digest
 from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
@@ -255,20 +255,7 @@ def _fit(
         min_blocks=1 if allow_few else MIN_BLOCKS,
     )
     check_probe_fits(probe, encoder)
-    return probe, _held_out(probe, embedding, loss, folds), ""
-
-
-def _held_out(
-    probe: Probe, embedding: NDArray[np.float32], loss: NDArray[np.float64], folds: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Difficulty of each pair by the coefficients fitted without its fold: what the probe's scores are made from."""
-    meta = probe.meta
-    target = loss if meta.transform == "none" else np.log(loss) if meta.transform == "log" else np.sqrt(loss)
-    fitted = out_of_fold(embedding, folds, cross_validate(atoms_from_folds(embedding, target, folds)))
-    if meta.transform == "log":
-        return np.asarray(np.exp(fitted) * meta.smearing)
-    positive = np.maximum(fitted, 0.0)
-    return np.asarray(positive**2 + meta.smearing if meta.transform == "sqrt" else positive)
+    return probe, held_out_difficulty(probe, embedding, loss, folds), ""
 
 
 def _describe(

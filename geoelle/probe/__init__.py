@@ -1,6 +1,6 @@
 """The probe: ridge from an encoder's embedding to that encoder's own pretraining loss."""
 
-from geoelle.probe.fitting import MAX_STORED, MIN_BLOCKS, fit_probe
+from geoelle.probe.fitting import MAX_STORED, MIN_BLOCKS, fit_probe, held_out_difficulty
 from geoelle.probe.meta import ProbeMeta
 from geoelle.probe.probe import Probe, ProbeScores
 from geoelle.probe.ridge import (
@@ -38,6 +38,7 @@ __all__ = (
     "cross_validate",
     "fit_probe",
     "fit_ridge",
+    "held_out_difficulty",
     "held_out_metrics",
     "held_out_moments",
     "merge_all",

@@ -88,7 +88,7 @@ def fit_probe(
     if not np.isfinite(x).all():
         raise not_finite_error(x, y)
     _check_loss(y, transform, nonnegative)
-    target = np.log(y) if transform == "log" else np.sqrt(y) if transform == "sqrt" else y
+    target = _fitted_target(y, transform)
 
     atoms = atoms_from_folds(x, target, fold)
     total = merge_all(atoms.values())
@@ -130,6 +130,30 @@ def fit_probe(
             scores=_scores(predicted, y),
         ),
     )
+
+
+def held_out_difficulty(
+    probe: Probe, embedding: ArrayLike, loss: ArrayLike, folds: ArrayLike, alphas: ArrayLike = DEFAULT_ALPHAS
+) -> NDArray[np.float64]:
+    """Difficulty of each pair by the coefficients fitted without its fold: what the probe's scores are made from.
+
+    Args:
+        probe: What `fit_probe` made of these pairs, for its transform and smearing.
+        embedding: As given to `fit_probe`, (n, feature).
+        loss: Likewise, (n,).
+        folds: Likewise, (n,).
+        alphas: Likewise.
+
+    Returns:
+        (n,), in the unit of the loss.
+    """
+    x, fold = np.asarray(embedding), np.asarray(folds, dtype=np.int64)
+    target = _fitted_target(np.asarray(loss, dtype=np.float64), probe.meta.transform)
+    return probe.to_loss(out_of_fold(x, fold, cross_validate(atoms_from_folds(x, target, fold), alphas)))
+
+
+def _fitted_target(y: NDArray[np.float64], transform: Transform) -> NDArray[np.float64]:
+    return np.asarray(np.log(y) if transform == "log" else np.sqrt(y) if transform == "sqrt" else y)
 
 
 def _check_shapes(

@@ -123,7 +123,7 @@ class Probe:
             # Row by row, not `@`: as fast as memory on one core, with no threads to wait for.
             fitted = np.vecdot(x.reshape(-1, self.n_features), self._weights32)
             fitted += np.float32(self.intercept)
-            out = self._to_loss(fitted)
+            out = self.to_loss(fitted)
         return out.astype(np.float32, copy=False).reshape(x.shape[:-1])
 
     def predict_with_error(self, embedding: ArrayLike) -> ProbeScores:
@@ -182,7 +182,8 @@ class Probe:
             )
         return x
 
-    def _to_loss[T: np.floating[Any]](self, fitted: NDArray[T]) -> NDArray[T]:
+    def to_loss[T: np.floating[Any]](self, fitted: NDArray[T]) -> NDArray[T]:
+        """Difficulty from fitted values, which it overwrites: the transform undone, NaN where they are not finite."""
         # First, or the limits below would turn an infinity into a number.
         fitted[~np.isfinite(fitted)] = np.nan
         if self.meta.transform == "log":

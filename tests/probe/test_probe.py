@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geoelle.errors import ProbeError, TooFewBlocksError
-from geoelle.probe import Probe, ProbeMeta, fit_probe
+from geoelle.probe import Probe, ProbeMeta, fit_probe, held_out_difficulty
 from geoelle.probe.support import distance_threshold, nearest_distance
 from geoelle.records import EncoderCard
 
@@ -341,3 +341,15 @@ def test_duplicated_and_constant_embeddings_are_no_trouble() -> None:
     probe = fit_probe(x, y, [str(i) for i in range(60)], blocks=block, scenes=block, folds=block % 3, meta=META)
     assert (probe.predict_with_error(x).support == 1).all()
     assert probe.scale[4] == 1
+
+
+@pytest.mark.parametrize("transform", ["none", "sqrt", "log"])
+def test_held_out_difficulty_is_what_the_scores_are_made_from(transform: str) -> None:
+    x, y = simulate(600)
+    fold = np.arange(600) % 40 % 5
+    keys = [str(i) for i in range(600)]
+    probe = fit_probe(x, y, keys, blocks=np.arange(600) % 40, scenes=fold, folds=fold, meta=META, transform=transform)
+    predicted = held_out_difficulty(probe, x, y, fold)
+    assert np.corrcoef(predicted, y)[0, 1] == pytest.approx(probe.meta.scores["r"], abs=1e-9)
+    assert np.sqrt(np.mean((predicted - y) ** 2)) == pytest.approx(probe.meta.scores["rmse"], rel=1e-9)
+    assert np.corrcoef(probe.predict(x), y)[0, 1] > np.corrcoef(predicted, y)[0, 1], "the fit itself flatters"

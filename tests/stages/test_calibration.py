@@ -22,6 +22,7 @@ from geoelle.errors import AlreadyExistsError, ConfigError, ImageryError, ProbeE
 from geoelle.grid import ChipGrid
 from geoelle.holdout import assign_blocks, block_keys
 from geoelle.mapping import load_probe
+from geoelle.probe import held_out_difficulty
 from geoelle.probe.measures import correlation, partial_r, reliability
 from geoelle.schema import check_pairs
 from geoelle.store.layout import extent_of
@@ -144,7 +145,7 @@ def test_partial_r_is_held_out_like_the_scores(chain: Chain, calibrated: Calibra
     assert found["partial_r"] < partial_r(probe.predict(x), loss, texture)
     blocks = pairs["block"].to_numpy(dtype=str)
     folds = calibration.folds_from_blocks(blocks, 5, lonlat=np.stack([pairs.geometry.x, pairs.geometry.y], axis=1))
-    held_out = calibration._held_out(probe, x, loss, folds)
+    held_out = held_out_difficulty(probe, x, loss, folds)
     assert correlation(held_out, loss) == pytest.approx(found["scores"]["r"], abs=1e-6)
     assert found["partial_r"] == pytest.approx(partial_r(held_out, loss, texture))
 
