@@ -229,11 +229,13 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Do the whole chain from one config: search, embed, calibrate, difficulty, delta, map."""
+    from geoelle.store import open_store
     from geoelle.workflow import run as run_chain
 
     with show.stages(quiet) as report:
         summary = run_chain(config, workers=workers, scheduler=scheduler, report=report)
     show.run_summary(summary)
+    show.resampled(open_store(summary.folder / "embeddings.zarr", "embeddings"))
     if summary.embedding.n_failed:
         raise typer.Exit(1)
 

@@ -210,3 +210,22 @@ def test_without_an_area_all_the_items_cover(scenes: Simulation, tmp_path: Path)
     seen = np.isfinite(ds["difficulty"].values[0])
     assert seen.any(axis=0).sum() * 160 == pytest.approx(east - west, abs=800)
     assert seen.any(axis=1).sum() * 160 == pytest.approx(north - south, abs=800)
+
+
+@pytest.mark.parametrize(("gsd_m", "said"), [(20.0, True), (10.0, False)])
+def test_a_run_on_coarser_imagery_says_so(
+    gsd_m: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dates = tuple(f"2021-0{month}-10" for month in range(3, 9))
+    config = SimulationConfig.small(width_px=112, height_px=96, gsd_m=gsd_m, dates=dates)
+    scenes = make_scenes(tmp_path / "scenes", config=config)
+    path = write_config(tmp_path / "out", scenes)
+    document = yaml.safe_load(path.read_text())
+    document["calibrate"] = {"n": 20, "masks": 2}
+    document["delta"] = {"alert_z": 2}
+    path.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr("sys.argv", ["geoelle", "run", str(path), "--quiet"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert ("pixels of 20 m and was resampled to the 10 m" in capsys.readouterr().err) is said

@@ -10,9 +10,6 @@ import pytest
 from geoelle.errors import NotFoundError, SchemaError
 from geoelle.training.data import band_statistics, read_eurosat, split_holdout, to_reflectance
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-EUROSAT = SHARED / "chips" / "eurosat_rgb_jpeg.npz"
-
 
 def test_chips_are_read(packed: Path) -> None:
     chips = read_eurosat(packed)
@@ -55,8 +52,7 @@ def test_statistics_and_reflectance(packed: Path) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not EUROSAT.is_file(), reason="../shared/data/chips is not beside the clone")
-def test_eurosat_hold_out_is_stratified() -> None:
-    training, held = split_holdout(read_eurosat(EUROSAT), 200)
+def test_eurosat_hold_out_is_stratified(shared_data: Path) -> None:
+    training, held = split_holdout(read_eurosat(shared_data / "chips" / "eurosat_rgb_jpeg.npz"), 200)
     assert np.bincount(held.label).tolist() == [200] * 10
     assert len(training) == 3300
