@@ -27,9 +27,8 @@ class TileChips:
     """The chips worth embedding, in raster order."""
     index: tuple[NDArray[np.intp], NDArray[np.intp]]
     """Where in the tile's raster each of them lies: rows, columns."""
-    valid_fraction: NDArray[np.float32]
-    """Share of a chip's pixels that see the ground."""
-    cloud_fraction: NDArray[np.float32]
+    fractions: dict[str, NDArray[np.float32]]
+    """By name, as in `schema.FRACTIONS`: shares of a chip's pixels."""
     contrast: NDArray[np.float32]
     """Standard deviation over a chip's valid pixels, mean over bands, in the sensor's units; NaN without pixels."""
     status: NDArray[np.uint8]
@@ -62,12 +61,13 @@ def cut_chips(
         max_invalid_fraction: Chips with a larger share of pixels that do not see the ground are skipped.
     """
     size, stride = extent.chip_size_px(gsd_m), extent.stride_px(gsd_m)
-    valid_windows = _windows(tile_pixels.valid, size, stride)
-    valid_fraction = valid_windows.mean(axis=(-2, -1), dtype=np.float32)
-    cloud_fraction = _windows(tile_pixels.cloud, size, stride).mean(axis=(-2, -1), dtype=np.float32)
-    observed_fraction = _windows(tile_pixels.valid | tile_pixels.cloud, size, stride).mean(
-        axis=(-2, -1), dtype=np.float32
-    )
+
+    def share(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return np.asarray(_windows(mask, size, stride).mean(axis=(-2, -1), dtype=np.float32))
+
+    fractions = {name: share(getattr(tile_pixels, name.removesuffix("_fraction"))) for name in schema.FRACTIONS}
+    valid_fraction = fractions["valid_fraction"]
+    observed_fraction = share(tile_pixels.valid | tile_pixels.cloud | tile_pixels.shadow)
     status = np.full(valid_fraction.shape, schema.NOT_DONE, dtype=np.uint8)
     # A chip is charged to the clouds only if it would have passed without them.
     status[valid_fraction < 1 - max_invalid_fraction] = schema.SKIPPED_CLOUD
@@ -84,14 +84,14 @@ def cut_chips(
         units=units,
         bands=tuple(bands),
         pixels=pixels[:, None],
-        valid=np.ascontiguousarray(valid_windows[rows, columns])[:, None],
+        valid=np.ascontiguousarray(_windows(tile_pixels.valid, size, stride)[rows, columns])[:, None],
         time=np.full((len(rows), 1), scene.time, dtype="datetime64[ns]"),
         lonlat=extent.grid.lonlat(lattice_rows, lattice_columns),
         gsd_m=gsd_m,
         chip_id=extent.grid.chip_ids(lattice_rows, lattice_columns),
     )
     schema.check_chip_batch(batch)
-    return TileChips(batch, (rows, columns), valid_fraction, cloud_fraction, contrast, status)
+    return TileChips(batch, (rows, columns), fractions, contrast, status)
 
 
 def _windows(array: NDArray[Any], size: int, stride: int) -> NDArray[Any]:

@@ -220,13 +220,12 @@ def work(job: EmbedJob) -> JobResult:
         status[chips.index] = schema.DONE
     data = {
         "embedding": embedding,
-        "valid_fraction": chips.valid_fraction,
-        "cloud_fraction": chips.cloud_fraction,
+        **chips.fractions,
         "contrast": chips.contrast,
         "status": status,
     }
     write_job(job.store, job.time_index, job.tile_index, job.tile, data, job.digest)
-    counts = np.bincount(status.ravel(), minlength=6)
+    counts = np.bincount(status.ravel(), minlength=7)
     return JobResult(
         job.name, "done", int(counts[schema.DONE]), int(counts[schema.SKIPPED_INVALID]),
         int(counts[schema.SKIPPED_CLOUD]),

@@ -234,6 +234,38 @@ class GridExtent:
         return _whole_pixels("stride_m", self.grid.stride_m, gsd_m)
 
 
+@dataclass(frozen=True, eq=False)
+class ZoneChips:
+    """The chips of an area that one UTM zone holds: a chip belongs to the zone of its centre."""
+
+    extent: GridExtent
+    wanted: NDArray[np.bool_]
+    """(y, x) over the extent: chips that the area asks for and that belong to this zone."""
+
+    @property
+    def name(self) -> str:
+        """EPSG code, the name of the zone's group in a store of several."""
+        return str(self.extent.grid.epsg)
+
+
+def zone_chips(area_lonlat: BaseGeometry, chip_size_m: float, stride_m: float, tile_chips: int) -> list[ZoneChips]:
+    """An area's chips, zone by zone from west to east; every chip of the area exactly once.
+
+    Args:
+        area_lonlat: In EPSG:4326, longitudes within -180 to 180.
+        chip_size_m: Edge of a chip, metres.
+        stride_m: Distance between chips, metres.
+        tile_chips: Edge of a tile, chips.
+
+    Raises:
+        GridError: If the area reaches beyond UTM, or a number makes no sense.
+    """
+    centre = area_lonlat.centroid
+    grid = ChipGrid(utm_epsg(centre.x, centre.y), float(chip_size_m), float(stride_m))
+    extent = GridExtent.covering(grid, area_lonlat, tile_chips)
+    return [ZoneChips(extent, extent.aoi_mask(area_lonlat))]
+
+
 def _whole_pixels(name: str, length_m: float, gsd_m: float) -> int:
     pixels = round(length_m / gsd_m)
     if pixels < 1 or abs(pixels * gsd_m - length_m) > 1e-6 * length_m:

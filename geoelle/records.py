@@ -158,6 +158,12 @@ class ItemRecord:
     """Sentinel-2: whether the pixels already are free of the baseline 04.00 offset; None where it does not apply."""
     relative_orbit: int | None
     platform: str | None
+    provider: str | None = None
+    """Name of the provider in `geoelle.catalog.providers` that the item came from; None where it is not a known one."""
+    datatake: str | None = None
+    """What all tiles of one overpass share: its id, or the start of sensing; None where the item does not say."""
+    processed: np.datetime64 | None = None
+    """When the provider made the product, UTC, datetime64[ns]."""
     assets: dict[str, AssetRecord] = field(default_factory=dict)
     """By geoelle band name, quality layer included under its own name."""
     raw: dict[str, object] = field(default_factory=dict, repr=False, compare=False)

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
 
-NOT_DONE, DONE, SKIPPED_INVALID, SKIPPED_CLOUD, OUTSIDE_AOI, FAILED = range(6)
+NOT_DONE, DONE, SKIPPED_INVALID, SKIPPED_CLOUD, OUTSIDE_AOI, FAILED, SKIPPED_FLAT = range(7)
 """Values of `status` in an embedding store."""
-STATUS_MEANINGS = "not_done done skipped_invalid skipped_cloud outside_aoi failed"
+STATUS_MEANINGS = "not_done done skipped_invalid skipped_cloud outside_aoi failed skipped_flat"
+FRACTIONS = ("valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "water_fraction")
+"""Shares of a chip's pixels, in an embedding store. Snow and water are shares of what is valid ground or water."""
 
 NO_LOOK, QUIET, FIRST, PROVISIONAL, CONFIRMED, ENDED = range(6)
 """Values of `state` in a delta store."""
@@ -42,8 +44,7 @@ _SIGNED = re.compile(r"[?&](sig|X-Amz-Signature|X-Goog-Signature|Signature)=", r
 _RASTER = ("time", "y", "x")
 EMBEDDING_VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "embedding": ((*_RASTER, "feature"), "float32"),
-    "valid_fraction": (_RASTER, "float32"),
-    "cloud_fraction": (_RASTER, "float32"),
+    **dict.fromkeys(FRACTIONS, (_RASTER, "float32")),
     "contrast": (_RASTER, "float32"),
     "status": (_RASTER, "uint8"),
 }

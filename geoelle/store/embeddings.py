@@ -29,14 +29,16 @@ _IDENTITY = ("geoelle:grid", "geoelle:encoder", "geoelle:config", "geoelle:area"
 
 def embedding_variables(n_features: int, units: str) -> list[Variable]:
     """The arrays of an embedding store."""
-    flags = {"flag_values": list(range(6)), "flag_meanings": schema.STATUS_MEANINGS}
+    flags = {"flag_values": list(range(7)), "flag_meanings": schema.STATUS_MEANINGS}
     nan = float("nan")
     return [
         Variable(
             "embedding", "float32", nan, {"feature": n_features}, {"long_name": "embedding", "units": "1"}, _INNER_CHUNK
         ),
-        Variable("valid_fraction", "float32", nan, {}, {"long_name": "share of valid pixels", "units": "1"}),
-        Variable("cloud_fraction", "float32", nan, {}, {"long_name": "share of cloudy pixels", "units": "1"}),
+        *(
+            Variable(name, "float32", nan, {}, {"long_name": f"share of {name.partition('_')[0]} pixels", "units": "1"})
+            for name in schema.FRACTIONS
+        ),
         Variable("contrast", "float32", nan, {}, {"long_name": "standard deviation in the chip", "units": units}),
         Variable("status", "uint8", schema.NOT_DONE, {}, {"long_name": "what became of the chip", **flags}),
     ]  # fmt: skip

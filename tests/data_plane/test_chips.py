@@ -10,6 +10,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from geoelle import schema
 from geoelle.chips import TileChips, cut_chips
@@ -34,7 +35,11 @@ def a_scene() -> Scene:
 def tile_pixels(extent: GridExtent = EXTENT, bands: int = 2, gsd_m: float = 10) -> TilePixels:
     shape = extent.tile_geobox(next(extent.tiles()), gsd_m).shape
     pixels = RNG.random((bands, *shape)).astype(np.float32)
-    return TilePixels(pixels, np.ones(tuple(shape), bool), np.zeros(tuple(shape), bool))
+    return masked(pixels, np.ones(tuple(shape), bool), np.zeros(tuple(shape), bool))
+
+
+def masked(pixels: NDArray[np.float32], valid: NDArray[np.bool_], cloud: NDArray[np.bool_]) -> TilePixels:
+    return TilePixels(pixels, valid, cloud, *(np.zeros_like(valid) for _ in range(3)), "scl")
 
 
 def cut(pixels: TilePixels, tile: Tile, wanted: Any = None, extent: GridExtent = EXTENT, **options: Any) -> TileChips:
@@ -72,7 +77,7 @@ def test_a_chip_is_where_its_id_says() -> None:
         a = geobox.transform
         coordinates = np.stack([a.c + a.a * columns, a.f + a.e * rows]).astype(np.float32)
         valid = np.ones(tuple(geobox.shape), bool)
-        chips = cut(TilePixels(coordinates, valid, ~valid), tile)
+        chips = cut(masked(coordinates, valid, ~valid), tile)
         middle = chips.batch.pixels[:, 0].mean(axis=(-2, -1))
         for k, chip_id in enumerate(chips.batch.chip_id):
             grid, row, column = ChipGrid.parse_chip_id(str(chip_id))
@@ -110,8 +115,8 @@ def test_who_is_to_blame_for_a_chip_that_is_skipped(cloudy: int, nothing: int, s
         spoil(pixels, np.s_[r : r + 1, c : c + 1], cloud=k < cloudy)
     chips = cut(pixels, next(extent.tiles()), extent=extent)
     assert chips.status[0, 0] == status
-    assert chips.valid_fraction[0, 0] == pytest.approx(1 - (cloudy + nothing) / 64)
-    assert chips.cloud_fraction[0, 0] == pytest.approx(cloudy / 64)
+    assert chips.fractions["valid_fraction"][0, 0] == pytest.approx(1 - (cloudy + nothing) / 64)
+    assert chips.fractions["cloud_fraction"][0, 0] == pytest.approx(cloudy / 64)
     assert len(chips.batch) == (status == schema.NOT_DONE)
     assert np.isfinite(chips.contrast[0, 0]) == (status == schema.NOT_DONE)
     assert chips.batch.valid.sum() == (64 - cloudy - nothing if len(chips.batch) else 0)
@@ -137,7 +142,7 @@ def test_what_the_aoi_does_not_ask_for_is_left_out_whatever_its_pixels() -> None
     assert chips.status[0, 0] == schema.SKIPPED_CLOUD
     assert (chips.status == schema.OUTSIDE_AOI).sum() == N * N - 2
     assert list(zip(*chips.index, strict=True)) == [(3, 1)]
-    assert np.isfinite(chips.valid_fraction).all()
+    assert np.isfinite(chips.fractions["valid_fraction"]).all()
 
 
 def test_a_tile_without_a_chip_to_embed_gives_an_empty_batch() -> None:
@@ -167,7 +172,7 @@ def test_every_chip_of_an_aoi_comes_exactly_once(
     found: Counter[str] = Counter()
     for tile in extent.tiles():
         shape = tuple(extent.tile_geobox(tile, 40).shape)
-        pixels = TilePixels(np.zeros((1, *shape), np.float32), np.ones(shape, bool), np.zeros(shape, bool))
+        pixels = masked(np.zeros((1, *shape), np.float32), np.ones(shape, bool), np.zeros(shape, bool))
         chips = cut_chips(
             pixels, a_scene(), extent, tile, mask[tile.y, tile.x], bands=("red",), units="reflectance", gsd_m=40
         )

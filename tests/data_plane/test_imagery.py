@@ -244,9 +244,10 @@ def test_scene_classes_make_the_masks(tmp_path: Path) -> None:
     scl = np.full((SIDE, SIDE), 4, np.uint8)
     scl[0, :12] = np.arange(12)
     tile = read_tile(scene_of(an_item(tmp_path, {"B04": numbers(), "SCL": scl})), box(), ("red",))
-    clouds, nothing = (3, 8, 9, 10), (0, 1)
-    assert [c for c in range(12) if tile.cloud[0, c]] == list(clouds)
-    assert [c for c in range(12) if not tile.valid[0, c]] == sorted(clouds + nothing)
+    masks = {name: [c for c in range(12) if getattr(tile, name)[0, c]] for name in ("cloud", "shadow", "snow", "water")}
+    assert masks == {"cloud": [8, 9, 10], "shadow": [3], "snow": [11], "water": [6]}
+    assert [c for c in range(12) if not tile.valid[0, c]] == [0, 1, 3, 8, 9, 10]
+    assert tile.mask_source == "scl"
     assert tile.valid[1:].all()
     np.testing.assert_array_equal(np.isfinite(tile.pixels[0]), tile.valid)
 

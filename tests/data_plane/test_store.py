@@ -22,7 +22,7 @@ from geozarr_toolkit import validate_multiscales, validate_proj, validate_spatia
 
 from geoelle.errors import AlreadyExistsError, NotFoundError, StoreError
 from geoelle.grid import ChipGrid, GridExtent
-from geoelle.schema import ENCODER_ATTRS
+from geoelle.schema import ENCODER_ATTRS, FRACTIONS
 from geoelle.store import open_store
 from geoelle.store.atomic import replacing
 from geoelle.store.embeddings import prepare, stored_digests, write_job
@@ -152,7 +152,7 @@ def fill(path: Path, time_index: int, value: float) -> None:
         where = divmod(n, len(EXTENT.tile_columns))
         data = {
             "embedding": np.full((4, 4, 5), value, np.float32), "valid_fraction": np.ones((4, 4), np.float32),
-            "cloud_fraction": np.zeros((4, 4), np.float32), "contrast": np.ones((4, 4), np.float32),
+            **{f: np.zeros((4, 4), np.float32) for f in FRACTIONS[1:]}, "contrast": np.ones((4, 4), np.float32),
             "status": np.ones((4, 4), np.uint8),
         }  # fmt: skip
         write_job(path, time_index, where, tile, data, "ab" * 32)

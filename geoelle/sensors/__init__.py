@@ -20,16 +20,33 @@ class BandSpec:
     gsd_m: float
 
 
+type QualityTests = tuple[tuple[int, int], ...]
+"""(mask, value) pairs: a pixel has the meaning if `number & mask == value` for any of them.
+
+A class of a classification is (all bits, class); a flag of a bit field is (its bits, their value when set).
+"""
+
+ALL_BITS = 0xFFFF
+
+
 @dataclass(frozen=True, slots=True)
 class QualitySpec:
-    """The scene classification of a sensor."""
+    """The quality layer of a sensor: a scene classification or a bit field, and what its numbers mean."""
 
     name: str
+    """geoelle's name of the layer: `scl`, `qa_pixel`, `fmask`."""
     aliases: tuple[str, ...]
-    invalid_classes: tuple[int, ...]
-    """Classes whose pixels hold no observation."""
-    cloud_classes: tuple[int, ...]
-    """Classes whose pixels see cloud, cirrus or cloud shadow instead of the ground."""
+    """Asset keys under which providers offer it, best first."""
+    nodata: int
+    """The number that says "no data": where items overlap, it never wins over what another item saw."""
+    invalid: QualityTests
+    """Pixels that hold no observation."""
+    cloud: QualityTests
+    """Pixels that see cloud or cirrus instead of the ground."""
+    shadow: QualityTests = ()
+    """Pixels in the shadow of a cloud."""
+    snow: QualityTests = ()
+    water: QualityTests = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,10 @@ def _band(name: str, key: str, wavelength_um: float, gsd_m: float, *more: str) -
     return BandSpec(name, (key, name, *more), wavelength_um, gsd_m)
 
 
+def _classes(*classes: int) -> QualityTests:
+    return tuple((ALL_BITS, c) for c in classes)
+
+
 # Central wavelengths of Sentinel-2A: ESA, Sentinel-2 MSI spectral responses, rounded to a nanometre.
 SENTINEL_2_L2A = Sensor(
     name="sentinel-2-l2a",
@@ -83,9 +104,18 @@ SENTINEL_2_L2A = Sensor(
         _band("swir16", "B11", 1.614, 20),
         _band("swir22", "B12", 2.202, 20),
     ),
-    # Sen2Cor's scene classification: 0 no data, 1 saturated or defective, 3 cloud shadow,
-    # 8 and 9 cloud of medium and high probability, 10 thin cirrus.
-    quality=QualitySpec("scl", ("SCL", "scl"), invalid_classes=(0, 1), cloud_classes=(3, 8, 9, 10)),
+    # Sen2Cor's scene classification: 0 no data, 1 saturated or defective, 3 cloud shadow, 6 water,
+    # 8 and 9 cloud of medium and high probability, 10 thin cirrus, 11 snow or ice.
+    quality=QualitySpec(
+        "scl",
+        ("SCL", "scl"),
+        nodata=0,
+        invalid=_classes(0, 1),
+        cloud=_classes(8, 9, 10),
+        shadow=_classes(3),
+        snow=_classes(11),
+        water=_classes(6),
+    ),
     attribution="Contains modified Copernicus Sentinel data",
 )
 

@@ -1,13 +1,9 @@
-"""Pixels of one scene on one tile, in physical units, with what is valid and what is cloud. One odc-stac load each.
-
-The only place where digital numbers become reflectance, and where addresses are signed: at the moment they are read.
-"""
+"""Digital numbers of one scene on one geobox. The only place that signs addresses and opens files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,79 +20,26 @@ from odc.geo.warp import resampling_s2rio
 from odc.loader._rio import RioDriver, RioReader
 
 from geoelle.errors import ImageryError
-from geoelle.records import ItemRecord, Scene
-from geoelle.schema import check_items
-from geoelle.sensors import QualitySpec, get_sensor
+from geoelle.records import ItemRecord
+from geoelle.sensors import Sensor
 
 _SAME_GRID_PX = 0.01
 """Grids that differ by less are one grid, and pixels are copied."""
 _PLANETARY_COMPUTER_HOST = ".blob.core.windows.net"
 
 
-@dataclass(frozen=True, slots=True)
-class TilePixels:
-    """What one load gives."""
+def read_bands(
+    items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str], sensor: Sensor
+) -> NDArray[np.float32]:
+    """Digital numbers (name, y, x) float32, NaN outside and where nodata.
 
-    pixels: NDArray[np.float32]
-    """(band, y, x), in the sensor's units; NaN where not valid."""
-    valid: NDArray[np.bool_]
-    """(y, x): observed in every band, and not cloud where the source has a quality layer."""
-    cloud: NDArray[np.bool_]
-    """(y, x): observed, but cloud, cirrus or cloud shadow by the source's quality layer."""
-
-
-def read_tile(scene: Scene, geobox: GeoBox, bands: Sequence[str]) -> TilePixels:
-    """Read one scene on a geobox.
-
-    Reflectance is interpolated bilinearly where grids differ and copied where they agree; the quality layer is
-    never interpolated. Where items overlap, the earlier one's valid pixels win.
-
-    Args:
-        scene: Whose items to read; those that miss the geobox cost nothing.
-        geobox: Where to.
-        bands: geoelle's band names, in the order wanted.
+    Interpolated bilinearly where grids differ and copied where they agree; the quality layer is never interpolated.
+    Where items overlap, the earlier one's valid pixels win.
 
     Raises:
-        ImageryError: If an asset cannot be read; names item, asset and address without its signature. Also if
-            items of one scene need different scaling, or only some of them have the quality layer.
-        SchemaError: If an item lacks a band.
+        ImageryError: If an asset cannot be read; names item, asset and address without its signature.
     """
-    items = scene.items
-    check_items(items, bands)
-    quality = get_sensor(items[0].sensor).quality
-    has_quality = _has_quality(items, quality)
-    names = [*bands, *([quality.name] if quality and has_quality else [])]
-    stack = _load(items, geobox, names)
-    digital, classes = stack[: len(bands)], stack[len(bands) :]
-    scale, offset = _scaling(items, bands)
-    physical = digital * scale[:, None, None] + offset[:, None, None]
-    observed = np.isfinite(physical).all(axis=0)
-    cloud = np.zeros_like(observed)
-    if quality and has_quality:
-        observed &= np.isfinite(classes[0]) & ~np.isin(classes[0], quality.invalid_classes)
-        cloud = observed & np.isin(classes[0], quality.cloud_classes)
-    valid = observed & ~cloud
-    physical[:, ~valid] = np.nan
-    return TilePixels(physical, valid, cloud)
-
-
-def _has_quality(items: Sequence[ItemRecord], quality: QualitySpec | None) -> bool:
-    """Whether a scene has its quality layer; one that has it in part only would be masked in part only."""
-    if quality is None:
-        return False
-    there = [item for item in items if quality.name in item.assets]
-    if there and len(there) < len(items):
-        lacking = next(item for item in items if quality.name not in item.assets)
-        raise ImageryError(
-            f"Item {lacking.id} lacks the quality layer {quality.name} that item {there[0].id} of the same day has. "
-            "Its clouds would pass for ground; leave it out with --exclude."
-        )
-    return bool(there)
-
-
-def _load(items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str]) -> NDArray[np.float32]:
-    """Digital numbers (name, y, x) float32, NaN outside and where nodata."""
-    quality = get_sensor(items[0].sensor).quality
+    quality = sensor.quality
     bands = {name: _odc_band(items[0], name) for name in names}
     for item in items:
         if {name: _odc_band(item, name) for name in names} != bands:
@@ -107,7 +50,7 @@ def _load(items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str]) -> 
     is_quality = {name: quality is not None and name == quality.name for name in names}
     try:
         ds = odc.stac.load(
-            [_pystac_item(item, names) for item in items],
+            [_pystac_item(item, names, sensor) for item in items],
             bands=[bands[name] for name in names],
             geobox=geobox,
             groupby=_as_one,
@@ -135,29 +78,16 @@ def _odc_band(item: ItemRecord, name: str) -> str:
     return asset.key if asset.n_bands == 1 else f"{asset.key}.{asset.band_index}"
 
 
-def _pystac_item(item: ItemRecord, names: Sequence[str]) -> pystac.Item:
+def _pystac_item(item: ItemRecord, names: Sequence[str], sensor: Sensor) -> pystac.Item:
     """The item with only the assets to be read."""
     assets: Any = item.raw["assets"]
     kept = {key: assets[key] for key in sorted({item.assets[name].key for name in names})}
-    quality = get_sensor(item.sensor).quality
+    quality = sensor.quality
     if quality is not None and quality.name in names and item.assets[quality.name].nodata is None:
         # Where items overlap, one's "no data" must not win over what another one saw.
         key = item.assets[quality.name].key
-        kept[key] = {**kept[key], "raster:bands": [{"nodata": quality.invalid_classes[0]}]}
+        kept[key] = {**kept[key], "raster:bands": [{"nodata": quality.nodata}]}
     return pystac.Item.from_dict({**item.raw, "assets": kept})
-
-
-def _scaling(items: Sequence[ItemRecord], bands: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    states = {tuple((i.assets[b].scale, i.assets[b].offset) for b in bands): i.id for i in items}
-    if len(states) > 1:
-        (_, first), (_, second) = list(states.items())[:2]
-        raise ImageryError(
-            f"Items {first} and {second} of one day scale their numbers differently (offset of baseline 04.00). "
-            "Mixed, they would show change where there is none; leave one out with --exclude."
-        )
-    ((pairs, _),) = states.items()
-    array = np.asarray(pairs, dtype=np.float32)
-    return array[:, 0], array[:, 1]
 
 
 def _sign(href: str) -> str:
