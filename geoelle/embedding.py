@@ -1,68 +1,47 @@
 """The embedding stage: every chip of an area on every date, through a frozen encoder, into one Zarr store.
 
-A job is one tile on one date. It is a pure function of its inputs, writes its own chunks, and marks them done last.
+An area across UTM zones becomes one group per zone. Jobs are planned one at a time (`geoelle.jobs`), so memory does
+not grow with the area.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import shapely
 import xarray as xr
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from geoelle import schema
 from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import group_scenes, read_items, records_from_frame
-from geoelle.chips import MAX_INVALID_FRACTION, TileChips, cut_chips
-from geoelle.encoders import Encoder, get_card, load_encoder
-from geoelle.errors import ConfigError, EncoderInputError, GridError, NoItemsError
-from geoelle.grid import ChipGrid, GridExtent, Tile, utm_epsg
-from geoelle.imagery import read_tile, without_signature
+from geoelle.catalog.footprints import footprint_of
+from geoelle.chips import MAX_INVALID_FRACTION
+from geoelle.encoders import get_card
+from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
+from geoelle.grid import GridExtent, ZoneChips, zone_chips
+from geoelle.jobs import ChipOptions, EmbedJob, JobPlanner, day_label, encode, read, work
 from geoelle.provenance import digest, software
 from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Scene
-from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
+from geoelle.running import Progress, Steps, cluster, encoder_threads, no_progress, run_jobs
 from geoelle.schema import check_items
-from geoelle.sensors import get_sensor
-from geoelle.store import open_store
-from geoelle.store.embeddings import prepare, stored_digests, write_job
+from geoelle.sensors import Sensor, get_sensor
+from geoelle.store.embeddings import prepare, stored_digests
 from geoelle.store.layout import grid_attrs, open_group
+from geoelle.store.zones import create_zones, open_zones
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
-_WIDEST_AREA_DEG = 9.0
-ENCODING = threading.Lock()
-"""One encoder at a time in a process; reading goes on beside it."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedJob:
-    """Everything a worker needs."""
-
-    store: Path
-    scene: Scene
-    extent: GridExtent
-    tile: Tile
-    tile_index: tuple[int, int]
-    time_index: int
-    wanted: NDArray[np.bool_]
-    encoder: str
-    threads: int
-    max_invalid_fraction: float
-    digest: str
-
-    @property
-    def name(self) -> str:
-        """`<day> tile <row>,<column>`."""
-        return f"{_day(self.scene)} tile {self.tile.name}"
+_FAILURES_TOLD = 100
+_ZONE_MARGIN_DEG = 0.1
+CLOUD_MASKS = ("auto", "quality", "heuristic", "omnicloudmask", "none")
+DTYPES = ("float32", "float16", "int8")
 
 
 def embed(
@@ -75,82 +54,69 @@ def embed(
     stride_m: float = 320,
     tile_chips: int = 16,
     max_invalid_fraction: float = MAX_INVALID_FRACTION,
+    max_cloud_fraction: float | None = None,
+    min_contrast: float | None = None,
+    cloud_mask: str = "auto",
+    dtype: str = "float32",
     workers: int = 1,
     scheduler: str | None = None,
     progress: Progress = no_progress,
-) -> xr.Dataset:
+) -> xr.Dataset | xr.DataTree:
     """Embed every chip of an area on every date. What is there already, unchanged, is not done again.
 
     Args:
         items: File written by `search`, or the GeoDataFrame that it returned.
-        out: Folder of the Zarr store; made, continued, or added to.
+        out: Folder or object-store URL of the Zarr store; made, continued, or added to.
         aoi: The area; by default all that the items cover.
         encoder: Name as in `list_encoders`.
         chip_size_m: Edge of a chip, metres.
         stride_m: Distance between chips, metres.
         tile_chips: Edge of a job's tile, chips.
         max_invalid_fraction: Chips with a larger share of pixels that do not see the ground are skipped.
+        max_cloud_fraction: Chips with a larger share of cloud and its shadow are skipped; None: as above only.
+        min_contrast: Chips with a smaller standard deviation (mean over bands, units of the pixels) are skipped as
+            flat, for example open ocean; None: none are.
+        cloud_mask: `auto` takes the source's quality layer, else the heuristic test where its bands are there, else
+            none; or one of `quality`, `heuristic`, `omnicloudmask`, `none`.
+        dtype: `float32`, `float16` or `int8` (with a scale per chip), in which embeddings are stored.
         workers: Processes of the local Dask cluster.
         scheduler: Address of a Dask scheduler to use instead; its workers must see items and store under the
-            same paths.
+            same paths. Workers that declare the resource `GPU` encode, the others read.
         progress: Told how many jobs are done.
 
     Returns:
         The store, opened lazily: `embedding` (time, y, x, feature) and what became of each chip. Its
-        `attrs["geoelle:summary"]` is an `EmbedSummary` as a dict.
+        `attrs["geoelle:summary"]` is an `EmbedSummary` as a dict. A DataTree, one child per zone, where the area
+        lies in several UTM zones.
 
     Raises:
-        EncoderInputError: If the encoder does not take such chips.
+        EncoderInputError: If the encoder does not take such chips, or such a sensor.
         ConfigError: If an option is out of its range.
-        GridError: If the area reaches far beyond one UTM zone.
-        StoreError: If the store was made with another grid, encoder or config, or for another area.
+        GridError: If the area reaches beyond UTM.
+        ImageryError: If the items mix radiometric states, or their pixels contradict what they declare.
+        StoreError: If the store was made with another grid, encoder or config, or for another area, or if another
+            run is writing it.
         NoItemsError: If the items miss the area.
     """
+    options = ChipOptions(max_invalid_fraction, max_cloud_fraction, min_contrast, cloud_mask)
+    _check_options(options, dtype)
     records = load_records(items)
-    area_frame = read_aoi(aoi) if aoi is not None else _covered(items)
+    area_frame = read_aoi(aoi) if aoi is not None else _covered(records)
     area = aoi_geometry(area_frame)
     card = get_card(encoder)
+    sensor = _sensor(records, card)
     check_items(records, card.bands)
-    _check_zone(area)
-    grid = ChipGrid(utm_epsg(area.centroid.x, area.centroid.y), float(chip_size_m), float(stride_m))
-    extent = GridExtent.covering(grid, area, tile_chips)
-    wanted = extent.aoi_mask(area)
-    _check_chip_size(card, extent)
-    _check_max_invalid(max_invalid_fraction)
-    scenes = group_scenes(r for r in records if _near(r, area))
-    if not scenes:
+    zones = zone_chips(area, float(chip_size_m), float(stride_m), tile_chips)
+    for zone in zones:
+        _check_chip_size(card, zone.extent)
+    near = [r for r in records if footprint_of(r).intersects(area)]
+    if not near:
         raise NoItemsError("None of the items touches the AOI. Search again with this AOI.")
-    store = Path(out)
-    known: dict[str, Any] = dict(open_group(store).attrs) if store.exists() else {}
-    item_ids = {**known.get("geoelle:scenes", {}), **{_day(s): list(s.item_ids) for s in scenes}}
-    simulated = bool(known.get("geoelle:simulated")) or any(_is_simulated(i) for s in scenes for i in s.items)
-    config = {"sensor": card.sensor, "gsd_m": card.gsd_m, "max_invalid_fraction": max_invalid_fraction}
-    attrs = {
-        "geoelle:kind": "embeddings",
-        "geoelle:grid": grid_attrs(extent),
-        "geoelle:encoder": encoder_attrs(card, extent),
-        "geoelle:config": config,
-        # A job writes its whole tile, so a run for fewer chips of it would lose the others.
-        "geoelle:area": {"chips": int(wanted.sum()), "digest": digest(np.packbits(wanted).tobytes().hex())},
-        "geoelle:aoi": json.loads(area_frame.to_json()),
-        "geoelle:scenes": dict(sorted(item_ids.items())),
-        "geoelle:simulated": simulated,
-        "geoelle:native_gsd_m": _native_gsd(scenes, card, known.get("geoelle:native_gsd_m")),
-        "geoelle:attribution": attribution(card.sensor, item_ids, simulated=simulated),
-        "geoelle:software": software(),
-    }
-    index = prepare(
-        store, extent, [s.day for s in scenes], n_features=card.n_features,
-        units=card.units, attrs=attrs,
-    )  # fmt: skip
-    jobs = _plan(store, scenes, extent, wanted, index, encoder, encoder_threads(workers), config, card)
-    todo = _not_done(store, jobs)
-    results = list(_run(todo, workers, scheduler, progress)) if todo else []
-    summary = _summarise(store, len(jobs), results)
-    _log(store, summary)
-    ds = open_store(store, "embeddings")
-    ds.attrs["geoelle:summary"] = asdict(summary)
-    return ds
+    run = _Run(Path(out), near, area_frame, card, sensor, options, dtype, encoder_threads(workers))
+    planners = _prepare(run, zones)
+    summary = _do(run, planners, workers, scheduler, progress)
+    _log(run.store, summary)
+    return _opened(run.store, summary)
 
 
 def load_records(items: ItemsLike) -> list[ItemRecord]:
@@ -175,117 +141,139 @@ def encoder_attrs(card: EncoderCard, extent: GridExtent) -> dict[str, Any]:
     }
 
 
-def attribution(sensor: str, days: Iterable[str], *, simulated: bool) -> str:
+def attribution(sensor: Sensor, days: Iterable[str], *, simulated: bool) -> str:
     """The text that the sensor's data asks for, with the years used."""
     if simulated:
         return "Simulated data: no satellite saw this"
     years = sorted({day[:4] for day in days})
     span = years[0] if years[0] == years[-1] else f"{years[0]}-{years[-1]}"
-    return f"{get_sensor(sensor).attribution} [{span}]"
+    return f"{sensor.attribution} [{span}]"
 
 
-def read_chips(
-    scene: Scene, extent: GridExtent, tile: Tile, wanted: NDArray[np.bool_], card: EncoderCard, max_invalid: float
-) -> TileChips:
-    """Chips of one tile on one date, as the encoder of `card` takes them."""
-    pixels = read_tile(scene, extent.tile_geobox(tile, card.gsd_m), card.bands)
-    return cut_chips(
-        pixels, scene, extent, tile, wanted,
-        bands=card.bands, units=card.units, gsd_m=card.gsd_m, max_invalid_fraction=max_invalid,
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is to be embedded, how, and where to."""
+
+    store: Path
+    records: Sequence[ItemRecord]
+    area: gpd.GeoDataFrame
+    card: EncoderCard
+    sensor: Sensor
+    options: ChipOptions
+    dtype: str
+    threads: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What, with grid and encoder, decides every byte of a job."""
+        return {"sensor": self.sensor.name, "gsd_m": self.card.gsd_m, "dtype": self.dtype, **asdict(self.options)}
 
 
-@lru_cache(maxsize=2)
-def cached_encoder(name: str, threads: int) -> Encoder:
-    """The encoder of this process."""
-    return load_encoder(name, threads=threads)
+def _prepare(run: _Run, zones: Sequence[ZoneChips]) -> list[JobPlanner]:
+    """Make or take up the store of every zone, and plan its jobs."""
+    scenes = group_scenes(run.records)
+    area = aoi_geometry(run.area)
+    if len(zones) == 1:
+        return [_prepare_zone(run, zones[0], run.store, scenes)]
+    reached = [(zone, _in_zone(scenes, zone, area)) for zone in zones]
+    with_imagery = [zone.name for zone, here in reached if here]
+    paths = create_zones(run.store, "embeddings", with_imagery, {"geoelle:aoi": json.loads(run.area.to_json())})
+    return [_prepare_zone(run, zone, paths[zone.name], here) for zone, here in reached if here]
 
 
-def work(job: EmbedJob) -> JobResult:
-    """Do one job. What goes wrong with its pixels is its result, so that the other jobs go on."""
-    try:
-        card = get_card(job.encoder)
-        chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, job.max_invalid_fraction)
-        with ENCODING:
-            encoder = cached_encoder(job.encoder, job.threads)
-            features = encoder.embed(chips.batch) if len(chips.batch) else None
-    except Exception as error:  # whatever a file or its transport does; the job is named and taken up again
-        status = np.where(job.wanted, schema.FAILED, schema.OUTSIDE_AOI).astype(np.uint8)
-        write_job(job.store, job.time_index, job.tile_index, job.tile, {"status": status}, None)
-        return JobResult(job.name, "failed", error=f"{type(error).__name__}: {without_signature(str(error))}")
-    status = chips.status.copy()
-    embedding = np.full((*status.shape, card.n_features), np.nan, dtype=np.float32)
-    if features is not None:
-        embedding[chips.index] = features
-        status[chips.index] = schema.DONE
-    data = {
-        "embedding": embedding,
-        **chips.fractions,
-        "contrast": chips.contrast,
-        "status": status,
+def _prepare_zone(run: _Run, zone: ZoneChips, path: Path, scenes: Sequence[Scene]) -> JobPlanner:
+    known: dict[str, Any] = dict(open_group(path).attrs) if path.exists() else {}
+    attrs = _attrs(run, zone, scenes, known)
+    index = prepare(
+        path, zone.extent, [s.day for s in scenes], n_features=run.card.n_features, units=run.card.units, attrs=attrs
+    )
+    identity = {name: attrs[f"geoelle:{name}"] for name in ("config", "encoder", "grid")}
+    return JobPlanner(
+        path, zone, scenes, index, identity, run.sensor, run.card, run.threads, run.options, stored_digests(path)
+    )
+
+
+def _in_zone(scenes: Sequence[Scene], zone: ZoneChips, area: BaseGeometry) -> list[Scene]:
+    """The scenes with the items that reach a zone's part of the area."""
+    west = -180 + 6 * (zone.extent.grid.epsg % 100 - 1)
+    south, north = (0, 90) if zone.extent.grid.epsg < 32700 else (-90, 0)
+    part = area.intersection(shapely.box(west, south, west + 6, north)).buffer(_ZONE_MARGIN_DEG)
+    reached = (replace(s, items=tuple(i for i in s.items if footprint_of(i).intersects(part))) for s in scenes)
+    return [scene for scene in reached if scene.items]
+
+
+def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Identity and provenance of a zone's store; what it says already of earlier runs' scenes stays."""
+    item_ids = {**known.get("geoelle:scenes", {}), **{day_label(s): list(s.item_ids) for s in scenes}}
+    said = {**known.get("geoelle:items", {}), **{i.id: _provenance(i, run.sensor) for s in scenes for i in s.items}}
+    used = {id_ for ids in item_ids.values() for id_ in ids}
+    simulated = bool(known.get("geoelle:simulated")) or any(_is_simulated(i) for s in scenes for i in s.items)
+    return {
+        "geoelle:kind": "embeddings",
+        "geoelle:grid": grid_attrs(zone.extent),
+        "geoelle:encoder": encoder_attrs(run.card, zone.extent),
+        "geoelle:config": run.config,
+        # A job writes its whole tile, so a run for fewer chips of it would lose the others.
+        "geoelle:area": {"chips": int(zone.wanted.sum()), "digest": digest(np.packbits(zone.wanted).tobytes().hex())},
+        "geoelle:aoi": json.loads(run.area.to_json()),
+        "geoelle:scenes": dict(sorted(item_ids.items())),
+        "geoelle:items": {id_: said[id_] for id_ in sorted(used & said.keys())},
+        "geoelle:simulated": simulated,
+        "geoelle:native_gsd_m": _native_gsd(scenes, run.card, known.get("geoelle:native_gsd_m")),
+        "geoelle:attribution": attribution(run.sensor, item_ids, simulated=simulated),
+        "geoelle:software": software(),
     }
-    write_job(job.store, job.time_index, job.tile_index, job.tile, data, job.digest)
-    counts = np.bincount(status.ravel(), minlength=7)
-    return JobResult(
-        job.name, "done", int(counts[schema.DONE]), int(counts[schema.SKIPPED_INVALID]),
-        int(counts[schema.SKIPPED_CLOUD]),
-    )  # fmt: skip
 
 
-def _plan(
-    store: Path,
-    scenes: Sequence[Scene],
-    extent: GridExtent,
-    wanted: NDArray[np.bool_],
-    index: Mapping[np.datetime64, int],
-    encoder: str,
-    threads: int,
-    config: Mapping[str, Any],
-    card: EncoderCard,
-) -> list[EmbedJob]:
-    jobs = []
-    identity = {"config": dict(config), "encoder": encoder_attrs(card, extent), "grid": grid_attrs(extent)}
-    for scene in scenes:
-        made_of = [(i.id, i.processing_baseline) for i in sorted(scene.items, key=lambda i: i.id)]
-        for n, tile in enumerate(extent.tiles()):
-            mask = wanted[tile.y, tile.x]
-            if not mask.any():
-                continue
-            job_digest = digest(
-                {**identity, "items": made_of, "tile": tile.name, "wanted": np.packbits(mask).tobytes().hex()}
-            )
-            where = divmod(n, len(extent.tile_columns))
-            jobs.append(
-                EmbedJob(
-                    store, scene, extent, tile, where, index[scene.day], mask, encoder, threads,
-                    float(config["max_invalid_fraction"]), job_digest,
-                )
-            )  # fmt: skip
-    return jobs
+def _provenance(item: ItemRecord, sensor: Sensor) -> dict[str, Any]:
+    """What an item says of how its pixels came about; `scaling` is (scale, offset) as applied."""
+    plain = ("collection", "provider", "platform", "datatake", "mgrs_tile", "processing_baseline", "relative_orbit",
+             "offset_applied")  # fmt: skip
+    bands = {band.name for band in sensor.bands}
+    scaling = sorted({(a.scale, a.offset) for name, a in item.assets.items() if name in bands})
+    return {
+        **{name: getattr(item, name) for name in plain},
+        "time": f"{np.datetime_as_string(item.time, 's')}Z",
+        "processed": None if item.processed is None else f"{np.datetime_as_string(item.processed, 's')}Z",
+        "scaling": [list(pair) for pair in scaling],
+    }
 
 
-def _not_done(store: Path, jobs: Sequence[EmbedJob]) -> list[EmbedJob]:
-    stored = stored_digests(store)
-    return [j for j in jobs if stored[j.time_index, *j.tile_index].tobytes().hex() != j.digest]
-
-
-def _run(jobs: Sequence[EmbedJob], workers: int, scheduler: str | None, progress: Progress) -> list[JobResult]:
+def _do(
+    run: _Run, planners: Sequence[JobPlanner], workers: int, scheduler: str | None, progress: Progress
+) -> EmbedSummary:
+    counts = [planner.count() for planner in planners]
+    n_jobs, n_due = (sum(c[i] for c in counts) for i in (0, 1))
+    total = EmbedSummary(run.store.as_posix(), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0)
+    if not n_due:
+        return total
+    jobs = chain.from_iterable(planner.due() for planner in planners)
     with cluster(workers, scheduler) as client:
-        return list(run_jobs(client, work, jobs, label="embed", progress=progress))
+        for result in run_jobs(
+            client, work, jobs, n_jobs=n_due, label="embed", progress=progress, steps=Steps(read, encode), lost=_lost
+        ):
+            total = _added(total, result)
+    return replace(total, failures=tuple(sorted(total.failures)))
 
 
-def _summarise(store: Path, n_jobs: int, results: Sequence[JobResult]) -> EmbedSummary:
-    failed = [r for r in results if r.outcome == "failed"]
-    return EmbedSummary(
-        store=store.as_posix(),
-        n_jobs=n_jobs,
-        n_unchanged=n_jobs - len(results),
-        n_done=len(results) - len(failed),
-        n_failed=len(failed),
-        n_embedded=sum(r.n_embedded for r in results),
-        n_skipped_invalid=sum(r.n_skipped_invalid for r in results),
-        n_skipped_cloud=sum(r.n_skipped_cloud for r in results),
-        failures=tuple(f"{r.job}: {r.error}" for r in sorted(failed, key=lambda r: r.job)),
+def _lost(job: EmbedJob, why: str) -> JobResult:
+    return JobResult(job.name, "failed", error=why)
+
+
+def _added(total: EmbedSummary, result: JobResult) -> EmbedSummary:
+    failed = result.outcome == "failed"
+    told = total.failures
+    if failed and len(told) < _FAILURES_TOLD:
+        told = (*told, f"{result.job}: {result.error}")
+    return replace(
+        total,
+        n_done=total.n_done + (not failed),
+        n_failed=total.n_failed + failed,
+        n_embedded=total.n_embedded + result.n_embedded,
+        n_skipped_invalid=total.n_skipped_invalid + result.n_skipped_invalid,
+        n_skipped_cloud=total.n_skipped_cloud + result.n_skipped_cloud,
+        n_skipped_flat=total.n_skipped_flat + result.n_skipped_flat,
+        failures=told,
     )
 
 
@@ -296,38 +284,40 @@ def _log(store: Path, summary: EmbedSummary) -> None:
         log.write(json.dumps(line) + "\n")
 
 
-def _day(scene: Scene) -> str:
-    return str(np.datetime_as_string(scene.day, "D"))
+def _opened(store: Path, summary: EmbedSummary) -> xr.Dataset | xr.DataTree:
+    zones = open_zones(store, "embeddings")
+    opened = zones[""] if "" in zones else xr.DataTree.from_dict(dict(zones))
+    opened.attrs["geoelle:summary"] = asdict(summary)
+    return opened
 
 
-def _check_max_invalid(fraction: float) -> None:
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"max_invalid_fraction is {fraction}. Expected from 0 to less than 1.")
+def _check_options(options: ChipOptions, dtype: str) -> None:
+    if not 0 <= options.max_invalid_fraction < 1:
+        raise ConfigError(f"max_invalid_fraction is {options.max_invalid_fraction}. Expected from 0 to less than 1.")
+    cloud, contrast = options.max_cloud_fraction, options.min_contrast
+    if cloud is not None and not 0 <= cloud <= 1:
+        raise ConfigError(f"max_cloud_fraction is {cloud}. Expected from 0 to 1, or none for no limit of its own.")
+    if contrast is not None and not 0 <= contrast < np.inf:
+        raise ConfigError(f"min_contrast is {contrast}. Expected at least 0, in units of the pixels, or none.")
+    if options.cloud_mask not in CLOUD_MASKS:
+        raise ConfigError(f"cloud_mask is {options.cloud_mask!r}. Expected one of {', '.join(CLOUD_MASKS)}.")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}. Expected one of {', '.join(DTYPES)}.")
 
 
-def _covered(items: ItemsLike) -> gpd.GeoDataFrame:
-    frame = items if isinstance(items, gpd.GeoDataFrame) else None
-    if frame is None:
-        from geoelle.catalog import items_frame
-
-        frame = items_frame(load_records(items))
-    return read_aoi(frame.geometry.union_all())
-
-
-def _near(record: ItemRecord, area: BaseGeometry) -> bool:
-    west, south, east, north = area.bounds
-    return bool(
-        record.bbox[0] <= east and record.bbox[2] >= west and record.bbox[1] <= north and record.bbox[3] >= south
-    )
-
-
-def _check_zone(area: BaseGeometry) -> None:
-    west, _, east, _ = area.bounds
-    if east - west > _WIDEST_AREA_DEG:
-        raise GridError(
-            f"The area reaches from longitude {west:g} to {east:g}. A run has one UTM zone, of 6 degrees, and at most "
-            f"{_WIDEST_AREA_DEG:g} degrees keep shapes and sizes usable; split the area."
+def _sensor(records: Sequence[ItemRecord], card: EncoderCard) -> Sensor:
+    """The one sensor of the items, which must be the encoder's."""
+    names = sorted({record.sensor for record in records})
+    if names and names != [card.sensor]:
+        raise EncoderInputError(
+            f"The items are of {' and '.join(names)}. {card.name} takes {card.sensor}; search for that sensor, "
+            "or pick another encoder (`geoelle encoders --sensor NAME`)."
         )
+    return get_sensor(card.sensor)
+
+
+def _covered(records: Sequence[ItemRecord]) -> gpd.GeoDataFrame:
+    return read_aoi(shapely.union_all([footprint_of(record) for record in records]))
 
 
 def _native_gsd(scenes: Sequence[Scene], card: EncoderCard, known: float | None) -> float | None:

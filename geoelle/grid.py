@@ -225,6 +225,10 @@ class GridExtent:
         north = tile.row * self.tile_chips * self.grid.stride_m + n * gsd_m
         return GeoBox((n, n), Affine(gsd_m, 0.0, west, 0.0, -gsd_m, north), f"EPSG:{self.grid.epsg}")
 
+    def tile_footprint(self, tile: Tile, gsd_m: float) -> BaseGeometry:
+        """Outline of a tile's pixels in EPSG:4326."""
+        return self.tile_geobox(tile, gsd_m).footprint(4326).geom
+
     def chip_size_px(self, gsd_m: float) -> int:
         """Edge of a chip, pixels."""
         return _whole_pixels("chip_size_m", self.grid.chip_size_m, gsd_m)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import geopandas as gpd
@@ -12,13 +12,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geoelle.catalog import group_scenes
-from geoelle.embedding import ENCODING, cached_encoder, read_chips
 from geoelle.encoders import get_card
 from geoelle.errors import ImageryError
 from geoelle.grid import GridExtent, Tile
 from geoelle.holdout import assign_blocks, block_keys
+from geoelle.jobs import ENCODING, ChipOptions, cached_encoder, reaching, read_chips
 from geoelle.records import Scene
 from geoelle.sampling import Candidates
+from geoelle.sensors import get_sensor
 from geoelle.store.layout import extent_of, read_values
 from geoelle.texture import TEXTURE_NAMES, texture_features
 
@@ -35,6 +36,7 @@ class LossJob:
     encoder: str
     threads: int
     masks: int
+    cloud_mask: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def loss_jobs(
     known = {item for items in made_of.values() for item in items}
     scenes = {scene.day: scene for scene in group_scenes(r for r in records if r.id in known)}
     extent = extent_of(ds.attrs)
+    cloud_mask = str(ds.attrs["geoelle:config"]["cloud_mask"])
     jobs = []
     for t in np.unique(candidates.time[chosen]):
         day = ds["time"].values[t]
@@ -95,7 +98,7 @@ def loss_jobs(
         for tile in extent.tiles():
             if wanted[tile.y, tile.x].any():
                 part = wanted[tile.y, tile.x]
-                jobs.append(LossJob(scenes[day], extent, tile, part, int(t), encoder, threads, masks))
+                jobs.append(LossJob(scenes[day], extent, tile, part, int(t), encoder, threads, masks, cloud_mask))
     return jobs
 
 
@@ -112,7 +115,10 @@ def measure_loss(job: LossJob) -> LossResult:
 def _measured(job: LossJob) -> LossResult:
     card = get_card(job.encoder)
     # The store already says that these chips are good enough, so nothing is skipped here.
-    chips = read_chips(job.scene, job.extent, job.tile, job.wanted, card, max_invalid=1.0)
+    outline = job.extent.tile_footprint(job.tile, card.gsd_m)
+    scene = replace(job.scene, items=reaching(job.scene)(outline))
+    options = ChipOptions(max_invalid_fraction=1.0, cloud_mask=job.cloud_mask)
+    chips = read_chips(scene, job.extent, job.tile, job.wanted, card, options, get_sensor(scene.items[0].sensor))
     encoder = cached_encoder(job.encoder, job.threads)
     batch = chips.batch
     masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))

@@ -197,6 +197,7 @@ class JobResult:
     n_embedded: int = 0
     n_skipped_invalid: int = 0
     n_skipped_cloud: int = 0
+    n_skipped_flat: int = 0
     error: str = ""
 
 
@@ -216,5 +217,9 @@ class EmbedSummary:
     n_skipped_invalid: int
     """Chips of this run left out for their share of invalid pixels."""
     n_skipped_cloud: int
+    n_skipped_flat: int = 0
+    """Chips of this run left out for lack of texture."""
+    mask_sources: tuple[str, ...] = ()
+    """What clouds were masked by, on the dates of the items: `scl`, `heuristic`, `none`, ..."""
     failures: tuple[str, ...] = ()
-    """One sentence per failed job."""
+    """One sentence per failed job; the first hundred."""

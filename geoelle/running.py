@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, Protocol
 
 from geoelle.errors import ConfigError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 READERS_PER_WORKER = 4
+GPU = "GPU"
+"""The Dask resource that marks workers with a device: `dask worker --resources GPU=1`."""
 _CONNECT_TIMEOUT = "10s"
 _IN_FLIGHT_PER_READER = 2
 _WORKERS_TIMEOUT_S = 30.0
@@ -91,34 +94,103 @@ def quiet_rasterio() -> None:
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 
+@dataclass(frozen=True, slots=True)
+class Steps[Job, Middle, Result]:
+    """Work in two steps, for clusters whose GPU workers should not wait for pixels."""
+
+    first: Callable[[Job], Middle]
+    """On workers without a GPU, where there are any."""
+    second: Callable[[Middle, Job], Result]
+    """On workers that declare the resource `GPU`."""
+
+
 def run_jobs[Job, Result](
     client: Client,
     work: Callable[[Job], Result],
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     *,
+    n_jobs: int | None = None,
     label: str,
     progress: Progress = no_progress,
+    steps: Steps[Job, Any, Result] | None = None,
+    lost: Callable[[Job, str], Result] | None = None,
 ) -> Iterator[Result]:
-    """Results of `work` on each job as they come, so that memory does not grow with the number of jobs.
+    """Results of `work` on each job as they come, a bounded number at a time: memory does not grow with the jobs.
 
     An exception of a job is raised here and stops the rest; jobs that may fail catch their own.
+
+    Args:
+        client: Of the cluster.
+        work: What to do with a job.
+        jobs: Taken one by one, as workers come free.
+        n_jobs: How many there are, where `jobs` cannot say.
+        label: Of the tasks in Dask's dashboard.
+        progress: Told how many are done.
+        steps: The same work in two steps, taken instead where workers declare the resource `GPU`
+            (`dask worker --resources GPU=1`).
+        lost: Makes a job's result where the workers that did it died, given why; by default that is raised.
     """
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
-    threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
-    window = max(1, threads) * _IN_FLIGHT_PER_READER
-    waiting = iter(enumerate(jobs))
-    run = uuid.uuid4().hex  # a scheduler takes two jobs of one key for one, whoever sent them
+    submit = _submitter(client, work, steps, label)
+    waiting = iter(jobs)
+    total = n_jobs if n_jobs is not None else len(jobs)  # type: ignore[arg-type]
+    pool = as_completed([], loop=client.loop)
+    known: dict[str, Job] = {}
 
-    def submit(index: int, job: Job) -> object:
-        return client.submit(work, job, key=f"{label}-{run}-{index}", pure=False, retries=0)
+    def add(job: Job) -> None:
+        future = submit(job)
+        known[future.key] = job
+        pool.add(future)
 
-    first = [submit(i, job) for i, job in islice(waiting, window)]
-    pool = as_completed(first)
-    progress(0, len(jobs))
+    for job in islice(waiting, _window(client)):
+        add(job)
+    progress(0, total)
     for done, future in enumerate(pool, start=1):
-        yield future.result()
-        progress(done, len(jobs))
-        for index, job in waiting:
-            pool.add(submit(index, job))
-            break
+        job = known.pop(future.key)
+        try:
+            result = future.result()
+        except KilledWorker:
+            if lost is None:
+                raise
+            result = lost(job, "the worker died each time (out of memory, or killed); give it more memory")
+        yield result
+        progress(done, total)
+        for job in islice(waiting, 1):
+            add(job)
+
+
+def _window(client: Client) -> int:
+    """Jobs in flight: enough that no reader waits for the coordinator."""
+    threads: int = sum(worker["nthreads"] for worker in _workers(client).values())
+    return max(1, threads) * _IN_FLIGHT_PER_READER
+
+
+def _workers(client: Client) -> dict[str, dict[str, Any]]:
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _submitter[Job](
+    client: Client, work: Callable[[Job], Any], steps: Steps[Job, Any, Any] | None, label: str
+) -> Callable[[Job], Any]:
+    run = uuid.uuid4().hex  # a scheduler takes two jobs of one key for one, whoever sent them
+    numbers = count()
+    workers = _workers(client)
+    with_gpu = {address for address, worker in workers.items() if worker.get("resources", {}).get(GPU)}
+    readers = sorted(set(workers) - with_gpu) or None
+
+    def whole(job: Job) -> Any:
+        return client.submit(work, job, key=f"{label}-{run}-{next(numbers)}", pure=False, retries=0)
+
+    def stepwise(job: Job) -> Any:
+        assert steps is not None  # noqa: S101  for the type checker
+        n = next(numbers)
+        first = client.submit(
+            steps.first, job, key=f"{label}-read-{run}-{n}", pure=False, retries=0, workers=readers,
+            allow_other_workers=readers is not None,
+        )  # fmt: skip
+        return client.submit(
+            steps.second, first, job, key=f"{label}-{run}-{n}", pure=False, retries=0, resources={GPU: 1}
+        )
+
+    return stepwise if steps is not None and with_gpu else whole

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 import zarr
 
 from geoelle.errors import StoreError
-from geoelle.store.layout import open_group
+from geoelle.store.layout import open_group, open_store
 
 ZONES = "geoelle:zones"
 
@@ -30,6 +31,11 @@ def zone_paths(path: str | Path) -> dict[str, Path]:
     if not isinstance(zones, list) or not zones or not all(isinstance(z, str) and z.isdigit() for z in zones):
         raise StoreError(f"{path} lists zones {zones!r}. Expected EPSG codes; make the store again.")
     return {zone: Path(path) / zone for zone in zones}
+
+
+def open_zones(path: str | Path, kind: str | None = None) -> dict[str, xr.Dataset]:
+    """The stores of every zone, opened lazily; one of a single zone under the name ""."""
+    return {zone: open_store(p, kind) for zone, p in zone_paths(path).items()}
 
 
 def create_zones(path: str | Path, kind: str, zones: Sequence[str], attrs: Mapping[str, Any]) -> dict[str, Path]:

@@ -16,15 +16,17 @@ import zarr
 import geoelle
 from geoelle import calibration
 from geoelle.catalog import group_scenes
-from geoelle.embedding import load_records, read_chips
+from geoelle.embedding import load_records
 from geoelle.encoders import get_card, load_encoder
 from geoelle.errors import AlreadyExistsError, ConfigError, ImageryError, ProbeError, StoreError, TooFewBlocksError
 from geoelle.grid import ChipGrid
 from geoelle.holdout import assign_blocks, block_keys
+from geoelle.jobs import ChipOptions, read_chips
 from geoelle.mapping import load_probe
 from geoelle.probe import held_out_difficulty
 from geoelle.probe.measures import correlation, partial_r, reliability
 from geoelle.schema import check_pairs
+from geoelle.sensors import get_sensor
 from geoelle.store.layout import extent_of
 from geoelle.texture import TEXTURE_NAMES, texture_features
 
@@ -95,7 +97,9 @@ def test_loss_and_texture_by_hand(chain: Chain, calibrated: Calibrated) -> None:
     assert all(tuple(ids) == scene.item_ids for ids in mine["item_ids"])
     checked = 0
     for tile in extent.tiles():
-        batch = read_chips(scene, extent, tile, np.ones((16, 16), dtype=bool), card, 0.1).batch
+        batch = read_chips(
+            scene, extent, tile, np.ones((16, 16), dtype=bool), card, ChipOptions(0.1), get_sensor(card.sensor)
+        ).batch
         here = np.flatnonzero(np.isin(batch.chip_id, mine.index))
         batch = batch.select(here)
         if not len(here):

@@ -32,7 +32,6 @@ from geoelle.errors import (
     AOIError,
     ConfigError,
     EncoderInputError,
-    GridError,
     NoItemsError,
     NotFoundError,
     StoreError,
@@ -452,12 +451,6 @@ def test_a_smaller_area_does_not_take_chips_from_a_store(items: Path, scenes: Si
     assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
 
 
-def test_an_area_far_beyond_a_zone_is_refused(items: Path, tmp_path: Path) -> None:
-    with pytest.raises(GridError, match="split the area"):
-        embed(items, out=tmp_path / "e.zarr", aoi=(-20.0, 40.0, 20.0, 50.0), **OPTIONS)
-
-
-@pytest.mark.shared
 def test_coarser_imagery_is_recorded(shared_data: Path, tmp_path: Path) -> None:
     found = search(
         (-118.49, 34.32, -118.47, 34.34), catalog=shared_data / "stac", start="2024-01-01", end="2025-12-31",

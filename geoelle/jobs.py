@@ -1,0 +1,253 @@
+"""Jobs of the embedding stage: one tile on one date, planned one after another, done on any worker.
+
+A job is a pure function of its inputs. It reads, cuts, embeds and writes its own chunks, and marks them done last.
+On a cluster with GPU workers it is two steps: what reads runs on the others, what encodes and writes on those.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from geoelle import schema
+from geoelle.catalog.footprints import footprint_of
+from geoelle.chips import TileChips, cut_chips
+from geoelle.encoders import Encoder, get_card, load_encoder
+from geoelle.errors import GeoelleError
+from geoelle.grid import GridExtent, Tile, ZoneChips
+from geoelle.imagery import read_tile, without_signature
+from geoelle.provenance import digest
+from geoelle.records import EncoderCard, ItemRecord, JobResult, Scene
+from geoelle.sensors import Sensor
+from geoelle.store.embeddings import write_job
+
+ENCODING = threading.Lock()
+"""One encoder at a time in a process; reading goes on beside it."""
+_FOOTPRINT_MARGIN_DEG = 0.02
+"""Catalogs draw footprints coarsely; an item this near to a tile may still reach it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChipOptions:
+    """Which pixels and chips an encoder gets to see. Part of a store's identity."""
+
+    max_invalid_fraction: float
+    max_cloud_fraction: float | None = None
+    min_contrast: float | None = None
+    cloud_mask: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    """Everything a worker needs."""
+
+    store: Path
+    scene: Scene
+    """With only the items that reach the tile; none where a job done earlier is to be undone."""
+    extent: GridExtent
+    tile: Tile
+    tile_index: tuple[int, int]
+    time_index: int
+    wanted: NDArray[np.bool_]
+    sensor: Sensor
+    encoder: str
+    threads: int
+    options: ChipOptions
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """`<day> tile <row>,<column>`, with the zone's EPSG code."""
+        return f"{day_label(self.scene)} tile {self.tile.name} of EPSG:{self.extent.grid.epsg}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the pixels of a job could not be had."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class JobPlanner:
+    """Makes the jobs of one zone, one at a time: memory does not grow with their number."""
+
+    store: Path
+    zone: ZoneChips
+    scenes: Sequence[Scene]
+    time_index: Mapping[np.datetime64, int]
+    identity: Mapping[str, Any]
+    """What all jobs of the store have in common: grid, encoder, config."""
+    sensor: Sensor
+    card: EncoderCard
+    threads: int
+    options: ChipOptions
+    stored: NDArray[np.uint8] = field(repr=False)
+    """(time, tile_y, tile_x, 32): digests of the jobs done."""
+
+    def due(self) -> Iterator[EmbedJob]:
+        """Jobs that are not done, or were made of something else; dates in order, tiles from the north-west."""
+        return (job for job in self._jobs() if self._is_due(job))
+
+    def count(self) -> tuple[int, int]:
+        """How many jobs items and area ask for, and how many of them are due."""
+        n_jobs = n_due = 0
+        for job in self._jobs():
+            n_jobs += bool(job.scene.items)
+            n_due += self._is_due(job)
+        return n_jobs, n_due
+
+    def _is_due(self, job: EmbedJob) -> bool:
+        there: bytes = self.stored[job.time_index, *job.tile_index].tobytes()
+        return there.hex() != job.digest
+
+    def _jobs(self) -> Iterator[EmbedJob]:
+        common = digest(dict(self.identity))
+        tiles = [(tile, index, mask, self._outline(tile)) for tile, index, mask in wanted_tiles(self.zone)]
+        for scene in self.scenes:
+            reach = reaching(scene)
+            t = self.time_index[scene.day]
+            for tile, index, mask, outline in tiles:
+                items = reach(outline)
+                if not items and not self.stored[t, *index].any():
+                    continue  # no imagery, and none before: there is nothing to do
+                made_of = digest({
+                    "common": common, "items": [item_identity(i) for i in items], "tile": tile.name,
+                    "wanted": np.packbits(mask).tobytes().hex(),
+                }) if items else bytes(32).hex()  # fmt: skip
+                part = replace(scene, items=items)
+                yield EmbedJob(
+                    self.store, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card.name,
+                    self.threads, self.options, made_of,
+                )  # fmt: skip
+
+    def _outline(self, tile: Tile) -> BaseGeometry:
+        return self.zone.extent.tile_footprint(tile, self.card.gsd_m)
+
+
+def wanted_tiles(zone: ZoneChips) -> Iterator[tuple[Tile, tuple[int, int], NDArray[np.bool_]]]:
+    """Tiles with a chip that is wanted, their (row, column) among the zone's tiles, and which chips."""
+    width = len(zone.extent.tile_columns)
+    for n, tile in enumerate(zone.extent.tiles()):
+        mask = zone.wanted[tile.y, tile.x]
+        if mask.any():
+            yield tile, divmod(n, width), mask
+
+
+def reaching(scene: Scene) -> Callable[[BaseGeometry], tuple[ItemRecord, ...]]:
+    """Given an outline in EPSG:4326: the scene's items whose footprint comes near it, in the scene's order."""
+    tree = shapely.STRtree([footprint_of(item) for item in scene.items])
+
+    def near(outline: BaseGeometry) -> tuple[ItemRecord, ...]:
+        found = tree.query(outline, predicate="dwithin", distance=_FOOTPRINT_MARGIN_DEG)
+        return tuple(scene.items[i] for i in sorted(found))
+
+    return near
+
+
+def item_identity(item: ItemRecord) -> list[Any]:
+    """What makes a reprocessed item another item, though its id be the same."""
+    processed = None if item.processed is None else str(item.processed)
+    scaling = sorted({(a.scale, a.offset) for a in item.assets.values()})
+    return [item.id, item.processing_baseline, processed, item.offset_applied, scaling]
+
+
+def read_chips(
+    scene: Scene,
+    extent: GridExtent,
+    tile: Tile,
+    wanted: NDArray[np.bool_],
+    card: EncoderCard,
+    options: ChipOptions,
+    sensor: Sensor,
+) -> TileChips:
+    """Chips of one tile on one date, as the encoder of `card` takes them."""
+    pixels = read_tile(scene, extent.tile_geobox(tile, card.gsd_m), card.bands, sensor=sensor)
+    return cut_chips(
+        pixels, scene, extent, tile, wanted, bands=card.bands, units=card.units, gsd_m=card.gsd_m,
+        max_invalid_fraction=options.max_invalid_fraction,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def cached_encoder(name: str, threads: int) -> Encoder:
+    """The encoder of this process."""
+    return load_encoder(name, threads=threads)
+
+
+def work(job: EmbedJob) -> JobResult:
+    """Do one job. What goes wrong with it is its result, so that the other jobs go on."""
+    return encode(read(job), job)
+
+
+def read(job: EmbedJob) -> TileChips | Failure | None:
+    """The first step: pixels to chips; None where no item reaches the tile any more."""
+    if not job.scene.items:
+        return None
+    try:
+        card = get_card(job.encoder)
+        return read_chips(job.scene, job.extent, job.tile, job.wanted, card, job.options, job.sensor)
+    except Exception as error:  # whatever a file or its transport does; the job is named and taken up again
+        return _failure(error)
+
+
+def encode(chips: TileChips | Failure | None, job: EmbedJob) -> JobResult:
+    """The second step: chips to embeddings, written with the digest of what they were made of."""
+    try:
+        if chips is None:
+            _write(job, {"status": np.full(job.wanted.shape, schema.NOT_DONE, dtype=np.uint8)}, None)
+            return JobResult(job.name, "done")
+        if not isinstance(chips, Failure):
+            try:
+                data = _embedded(job, chips)
+            except Exception as error:  # an encoder that fails on a batch
+                chips = _failure(error)
+            else:
+                _write(job, data, job.digest)
+                return _result(job, data["status"])
+        status = np.where(job.wanted, schema.FAILED, schema.OUTSIDE_AOI).astype(np.uint8)
+        _write(job, {"status": status}, None)
+        return JobResult(job.name, "failed", error=chips.reason)
+    except (GeoelleError, OSError) as error:  # the disk is full, or the folder gone
+        return JobResult(job.name, "failed", error=_failure(error).reason)
+
+
+def _write(job: EmbedJob, data: Mapping[str, NDArray[Any]], job_digest: str | None) -> None:
+    write_job(job.store, job.time_index, job.tile_index, job.tile, data, job_digest)
+
+
+def _embedded(job: EmbedJob, chips: TileChips) -> dict[str, NDArray[Any]]:
+    card = get_card(job.encoder)
+    status = chips.status.copy()
+    embedding = np.full((*status.shape, card.n_features), np.nan, dtype=np.float32)
+    if len(chips.batch):
+        with ENCODING:
+            embedding[chips.index] = cached_encoder(job.encoder, job.threads).embed(chips.batch)
+        status[chips.index] = schema.DONE
+    return {"embedding": embedding, **chips.fractions, "contrast": chips.contrast, "status": status}
+
+
+def _result(job: EmbedJob, status: NDArray[Any]) -> JobResult:
+    n = np.bincount(status.ravel(), minlength=7)
+    return JobResult(
+        job.name, "done", int(n[schema.DONE]), int(n[schema.SKIPPED_INVALID]), int(n[schema.SKIPPED_CLOUD]),
+        int(n[schema.SKIPPED_FLAT]),
+    )  # fmt: skip
+
+
+def _failure(error: Exception) -> Failure:
+    return Failure(f"{type(error).__name__}: {without_signature(str(error))}")
+
+
+def day_label(scene: Scene) -> str:
+    """The scene's date, `2020-01-28`."""
+    return str(np.datetime_as_string(scene.day, "D"))
