@@ -18,6 +18,8 @@ _HOME = {
     "demo": "geoelle.workflow",
     "difficulty": "geoelle.mapping",
     "embed": "geoelle.embedding",
+    "export": "geoelle.exporting",
+    "inspect": "geoelle.inspecting",
     "list_encoders": "geoelle.encoders",
     "load_config": "geoelle.config",
     "load_encoder": "geoelle.encoders",
@@ -26,6 +28,7 @@ _HOME = {
     "read_aoi": "geoelle.aoi",
     "run": "geoelle.workflow",
     "search": "geoelle.searching",
+    "update": "geoelle.updating",
 }
 
 __all__ = (

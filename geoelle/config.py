@@ -29,14 +29,22 @@ class _Section(BaseModel):
 class SearchConfig(_Section):
     """Which items."""
 
-    catalog: str = Field(description="URL of a STAC API or static catalog, or path of a static catalog.")
-    collections: tuple[str, ...] = Field(description="Collection ids.")
+    catalog: str = Field(
+        description="Name of a provider, URL of a STAC API or static catalog, path of a static catalog or "
+        "stac-geoparquet file."
+    )
+    collections: tuple[str, ...] = Field((), description="Collection ids; empty: those the provider has for the sensor.")
     start: date = Field(description="First day.")
     end: date = Field(description="Last day.")
-    sensor: str = Field("sentinel-2-l2a", description="Sensor whose bands the items must hold.")
+    sensor: str = Field("sentinel-2-l2a", description="Sensor whose bands the items must hold, or its YAML file.")
     max_cloud_percent: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None, description="Items declaring more cloud are left out."
     )
+    months: tuple[Annotated[int, Field(ge=1, le=12)], ...] = Field((), description="Months of the year; empty: all.")
+    relative_orbits: tuple[int, ...] = Field((), description="Relative orbits; empty: all.")
+    platforms: tuple[str, ...] = Field((), description="Satellites, as the items name them; empty: all.")
+    min_aoi_coverage_fraction: float = Field(0, ge=0, le=1, description="Share of the AOI that a day's items must cover.")
+    fallback: str | None = Field(None, description="Provider to ask where the first does not answer.")
     exclude: tuple[str, ...] = Field((), description="Item ids to leave out.")
 
     @model_validator(mode="after")
@@ -56,6 +64,16 @@ class EmbedConfig(_Section):
     stride_m: float = Field(320, gt=0, description="Distance between chips, metres; at most the chip size.")
     tile_chips: int = Field(16, ge=1, le=256, description="Edge of a job's tile, chips.")
     max_invalid_fraction: float = Field(0.1, ge=0, lt=1, description="Chips with more invalid pixels are skipped.")
+    max_cloud_fraction: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Chips with more cloud and cloud shadow are skipped; none: as for invalid pixels."
+    )
+    min_contrast: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Chips with a smaller standard deviation are skipped as flat (open ocean); none: not."
+    )
+    cloud_mask: Literal["auto", "quality", "heuristic", "omnicloudmask", "none"] = Field(
+        "auto", description="auto: the source's quality layer, else the heuristic test, else none."
+    )
+    dtype: Literal["float32", "float16", "int8"] = Field("float32", description="How embeddings are stored.")
 
 
 class CalibrateConfig(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,37 @@ app = typer.Typer(
 
 _INTERRUPTED = 130
 
-Aoi = Annotated[str, typer.Option("--aoi", help="GeoJSON file, or west,south,east,north in degrees.")]
+
+class CloudMask(StrEnum):
+    """Where clouds are known from."""
+
+    auto = "auto"
+    quality = "quality"
+    heuristic = "heuristic"
+    omnicloudmask = "omnicloudmask"
+    none = "none"
+
+
+class Dtype(StrEnum):
+    """How embeddings are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+class ExportFormat(StrEnum):
+    """What a store is exported as."""
+
+    cog = "cog"
+    geoparquet = "geoparquet"
+    stac = "stac"
+
+
+_AOI = "GeoJSON or GeoPackage, west,south,east,north in degrees, or the name of a place in aoi/."
+Aoi = Annotated[str, typer.Option("--aoi", help=_AOI)]
 MaybeAoi = Annotated[
-    str | None, typer.Option("--aoi", help="GeoJSON file, or west,south,east,north; default: all the items cover.")
+    str | None, typer.Option("--aoi", help=f"{_AOI} Default: all that the items cover.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes of the local Dask cluster; 1 is threads in this one.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs already.")]
@@ -63,23 +92,38 @@ def demo(
 )
 def search(
     aoi: Aoi,
-    catalog: Annotated[str, typer.Option(help="URL of a STAC API or catalog, or path of a static catalog.")],
-    collection: Annotated[list[str], typer.Option(help="Collection id; may be given again.")],
+    catalog: Annotated[
+        str,
+        typer.Option(help="planetary-computer, earth-search, a STAC API's or catalog's URL, or a path (also .parquet)."),
+    ],
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day.")],
     end: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="Last day.")],
     out: Annotated[Path, typer.Option(help="Where the items go, as stac-geoparquet.")] = Path("items.parquet"),
-    sensor: Annotated[str, typer.Option(help="Whose bands the items must hold.")] = "sentinel-2-l2a",
+    collection: Annotated[
+        list[str] | None, typer.Option(help="Collection id; may be given again; default: the provider's for the sensor.")
+    ] = None,
+    sensor: Annotated[
+        str, typer.Option(help="Whose bands the items must hold; a name or a YAML file.")
+    ] = "sentinel-2-l2a",
     max_cloud: Annotated[
         float | None, typer.Option(min=0, max=100, help="Percent; items declaring more are left out.")
     ] = None,
+    month: Annotated[list[int] | None, typer.Option(min=1, max=12, help="Month of the year; may be given again.")] = None,
+    orbit: Annotated[list[int] | None, typer.Option(help="Relative orbit; may be given again.")] = None,
+    platform: Annotated[list[str] | None, typer.Option(help="Satellite; may be given again.")] = None,
+    min_coverage: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the AOI that a day's items must cover.")
+    ] = 0.0,
     exclude: Annotated[list[str] | None, typer.Option(help="Item id to leave out; may be given again.")] = None,
+    fallback: Annotated[str | None, typer.Option(help="Provider to ask where the first does not answer.")] = None,
 ) -> None:
     """Find the STAC items of an area and dates, and freeze them in a file."""
     from geoelle.searching import search as find
 
     found = find(
-        _aoi(aoi), catalog=catalog, collections=collection, start=start.date(), end=end.date(), sensor=sensor,
-        max_cloud_percent=max_cloud, exclude=exclude or (), out=out,
+        _aoi(aoi), catalog=catalog, collections=collection or (), start=start.date(), end=end.date(), sensor=sensor,
+        max_cloud_percent=max_cloud, months=month or (), relative_orbits=orbit or (), platforms=platform or (),
+        min_aoi_coverage_fraction=min_coverage, exclude=exclude or (), fallback=fallback, out=out,
     )  # fmt: skip
     show.line(f"Items: {found.attrs['geoelle:filters']}. Wrote {out}.")
 
@@ -96,6 +140,16 @@ def embed(
     max_invalid_fraction: Annotated[
         float, typer.Option(min=0, max=0.99, help="Chips with a larger share of invalid pixels are skipped.")
     ] = 0.1,
+    max_cloud_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Chips with a larger share of cloud and its shadow are skipped.")
+    ] = None,
+    min_contrast: Annotated[
+        float | None, typer.Option(min=0, help="Chips with a smaller standard deviation are skipped as flat.")
+    ] = None,
+    cloud_mask: Annotated[
+        CloudMask, typer.Option(help="auto: the source's quality layer, else the heuristic test, else none.")
+    ] = CloudMask.auto,
+    dtype: Annotated[Dtype, typer.Option(help="How embeddings are stored.")] = Dtype.float32,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     quiet: Quiet = False,
@@ -107,14 +161,72 @@ def embed(
     with show.stages(quiet) as report:
         ds = run_embed(
             items, out=out, aoi=None if aoi is None else _aoi(aoi), encoder=encoder, chip_size_m=chip_size_m,
-            stride_m=stride_m, tile_chips=tile_chips, max_invalid_fraction=max_invalid_fraction, workers=workers,
-            scheduler=scheduler, progress=report("embed"),
+            stride_m=stride_m, tile_chips=tile_chips, max_invalid_fraction=max_invalid_fraction,
+            max_cloud_fraction=max_cloud_fraction, min_contrast=min_contrast, cloud_mask=cloud_mask.value,
+            dtype=dtype.value, workers=workers, scheduler=scheduler, progress=report("embed"),
         )  # fmt: skip
     summary = EmbedSummary(**ds.attrs["geoelle:summary"])
     show.embed_summary(summary)
-    show.resampled(ds)
+    show.resampled(out)
     if summary.n_failed:
         raise typer.Exit(1)
+
+
+@app.command(epilog=_example("geoelle update embeddings.zarr --items items.parquet"))
+def update(
+    embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
+    items: Annotated[Path, typer.Option(help="The items it was made from; replaced by the longer list.")] = Path(
+        "items.parquet"
+    ),
+    end: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day to look for; default: today, UTC.")
+    ] = None,
+    catalog: Annotated[str | None, typer.Option(help="Where to look instead of where the items were found.")] = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    quiet: Quiet = False,
+) -> None:
+    """Look for new, late and reprocessed items, and do only their jobs: what a cron job calls."""
+    from geoelle.updating import update as run_update
+
+    with show.stages(quiet) as report:
+        summary = run_update(
+            embeddings, items=items, end=None if end is None else end.date(), catalog=catalog, workers=workers,
+            scheduler=scheduler, progress=report("update"),
+        )  # fmt: skip
+    show.update_summary(summary)
+    if summary.embedding.n_failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog=_example("geoelle inspect embeddings.zarr --verify"))
+def inspect(
+    store: Annotated[Path, typer.Argument(help="A store of any kind.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every chunk, to find damaged ones.")] = False,
+) -> None:
+    """Say what is in a store, what is missing, and what failed and why."""
+    from geoelle.inspecting import inspect as look
+
+    show.store_report(look(store, verify=verify))
+
+
+@app.command(epilog=_example("geoelle export difficulty.zarr --out export --format cog --format stac"))
+def export(
+    store: Annotated[Path, typer.Argument(help="Store made by `embed`, `difficulty` or `delta`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("export"),
+    format: Annotated[
+        list[ExportFormat] | None, typer.Option(help="cog, geoparquet, stac; may be given again; default: all.")
+    ] = None,
+    dates: Ranges = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a store as COG per date, GeoParquet with geometry, and a STAC catalog over both."""
+    from geoelle.exporting import export as run_export
+
+    formats = tuple(f.value for f in format) if format else tuple(f.value for f in ExportFormat)
+    with show.stages(quiet) as report:
+        summary = run_export(store, out=out, formats=formats, dates=_ranges(dates) or None, progress=report("export"))
+    show.export_summary(summary)
 
 
 @app.command(
@@ -229,13 +341,12 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Do the whole chain from one config: search, embed, calibrate, difficulty, delta, map."""
-    from geoelle.store import open_store
     from geoelle.workflow import run as run_chain
 
     with show.stages(quiet) as report:
         summary = run_chain(config, workers=workers, scheduler=scheduler, report=report)
     show.run_summary(summary)
-    show.resampled(open_store(summary.folder / "embeddings.zarr", "embeddings"))
+    show.resampled(summary.folder / "embeddings.zarr")
     if summary.embedding.n_failed:
         raise typer.Exit(1)
 

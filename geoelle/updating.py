@@ -1,0 +1,154 @@
+"""What a cron job calls: look for new, late and reprocessed items since the last run, and do only their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+
+from geoelle.catalog import read_items, records_from_frame, write_items
+from geoelle.catalog.dedupe import latest
+from geoelle.catalog.scenes import solar_day
+from geoelle.embedding import embed
+from geoelle.errors import CatalogError, NoItemsError, StoreError
+from geoelle.jobs import item_identity
+from geoelle.records import EmbedSummary, ItemRecord
+from geoelle.running import Progress, no_progress
+from geoelle.searching import search
+from geoelle.store.zones import open_zones
+
+_SEARCHED = (
+    "collections", "sensor", "max_cloud_percent", "months", "relative_orbits", "platforms",
+    "min_aoi_coverage_fraction", "exclude", "fallback",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSummary:
+    """What an update found, and what it did about it."""
+
+    new: tuple[str, ...]
+    """Ids of items of days after all that the store held."""
+    late: tuple[str, ...]
+    """Ids of items of earlier days that were not there before."""
+    reprocessed: tuple[str, ...]
+    """Ids of items that changed, or that took the place of an older processing."""
+    embedding: EmbedSummary
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether the catalog has nothing that the store lacks, and nothing was left to do."""
+        return not (self.new or self.late or self.reprocessed or self.embedding.n_done or self.embedding.n_failed)
+
+
+def update(
+    store: str | Path,
+    *,
+    items: str | Path,
+    end: date | str | None = None,
+    catalog: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: Progress = no_progress,
+) -> UpdateSummary:
+    """Search again as the items were searched, up to a later day, and embed what that brings into the same store.
+
+    Everything else is as the store was made: area, grid, encoder, filters. Items that the catalog no longer has stay,
+    unless a newer processing took their place. A second call with nothing new writes nothing to the store.
+
+    Args:
+        store: Made by `embed`.
+        items: The file written by `search` that it was made from; replaced by the longer list.
+        end: Last day to look for; by default today, UTC.
+        catalog: Where to look instead of where the items were found.
+        workers: Processes of the local Dask cluster.
+        scheduler: Address of a Dask scheduler to use instead.
+        progress: Told how many jobs are done.
+
+    Raises:
+        NotFoundError: If there is no store or no items file.
+        CatalogError: If the catalog does not answer, or has nothing at all any more; then nothing is changed.
+        StoreError: As `embed` does.
+    """
+    attrs = _made_of(store)
+    known, query = read_items(items)
+    last = str(end) if end is not None else max(str(datetime.now(UTC).date()), str(query.get("end", "")))
+    found = _search_again(query, catalog, last)
+    merged, _ = latest([*_not_found_again(known, found), *found])
+    summary = _compare(known, merged)
+    write_items(merged, items, {**query, "end": last})
+    embedding = _embed(store, items, attrs, {"workers": workers, "scheduler": scheduler, "progress": progress})
+    return UpdateSummary(*summary, EmbedSummary(**embedding.attrs["geoelle:summary"]))
+
+
+def _made_of(store: str | Path) -> dict[str, Any]:
+    attrs = dict(next(iter(open_zones(store, "embeddings").values())).attrs)
+    if "cloud_mask" not in attrs.get("geoelle:config", {}):
+        raise StoreError(f"{store} was made by an older geoelle, which did not record its options. Make it again.")
+    return attrs
+
+
+def _search_again(query: dict[str, Any], catalog: str | Path | None, end: str) -> list[ItemRecord]:
+    lacking = [name for name in ("aoi", "catalog", "start") if name not in query]
+    if lacking:
+        raise CatalogError(
+            f"The items file does not say what was searched for (no {', '.join(lacking)}). "
+            "Make it with `geoelle search`."
+        )
+    from shapely.geometry import shape
+
+    where = query["catalog"] if catalog is None else catalog
+    options = {name: query[name] for name in _SEARCHED if query.get(name) is not None}
+    try:
+        frame = search(shape(query["aoi"]), catalog=where, start=query["start"], end=end, **options)
+    except NoItemsError as error:
+        raise CatalogError(f"{error} The store holds items from there, so nothing was changed.") from None
+    return records_from_frame(frame)
+
+
+def _not_found_again(known: Sequence[ItemRecord], found: Sequence[ItemRecord]) -> list[ItemRecord]:
+    there = {(item.collection, item.id) for item in found}
+    return [item for item in known if (item.collection, item.id) not in there]
+
+
+def _compare(
+    known: Sequence[ItemRecord], merged: Sequence[ItemRecord]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Ids of new, late and reprocessed items."""
+    before = {(i.collection, i.id): item_identity(i) for i in known}
+    overpasses = {(i.platform, i.datatake, i.mgrs_tile) for i in known if i.datatake and i.mgrs_tile}
+    last_day = max((solar_day(item) for item in known), default=np.datetime64(0, "ns"))
+    new, late, reprocessed = [], [], []
+    for item in merged:
+        was = before.get((item.collection, item.id))
+        if was is not None:
+            if was != item_identity(item):
+                reprocessed.append(item.id)
+        elif (item.platform, item.datatake, item.mgrs_tile) in overpasses:
+            reprocessed.append(item.id)
+        elif solar_day(item) > last_day:
+            new.append(item.id)
+        else:
+            late.append(item.id)
+    return tuple(new), tuple(late), tuple(reprocessed)
+
+
+def _embed(store: str | Path, items: str | Path, attrs: dict[str, Any], cluster: dict[str, Any]) -> Any:
+    grid, config = attrs["geoelle:grid"], attrs["geoelle:config"]
+    options = ("max_invalid_fraction", "max_cloud_fraction", "min_contrast", "cloud_mask", "dtype")
+    return embed(
+        items,
+        out=store,
+        aoi=gpd.GeoDataFrame.from_features(attrs["geoelle:aoi"]["features"], crs=4326),
+        encoder=attrs["geoelle:encoder"]["name"],
+        chip_size_m=grid["chip_size_m"],
+        stride_m=grid["stride_m"],
+        tile_chips=grid["tile_chips"],
+        **{name: config[name] for name in options},
+        **cluster,
+    )
