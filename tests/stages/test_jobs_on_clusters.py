@@ -108,7 +108,8 @@ def test_gpu_workers_encode_and_the_others_read(
     ENCODED_BY.clear()
     path = tmp_path / "e.zarr"
     embed(items, out=path, aoi=scenes.aoi, scheduler=with_gpu_worker, **OPTIONS)
-    assert set(READ_BY) == {"reader"}
+    # A preference, which Dask may overrule by stealing: were it a rule, a run would hang once its readers died.
+    assert READ_BY.count("reader") > 0.7 * len(READ_BY)
     assert set(ENCODED_BY) == {"device"}
     assert tree(path) == tree(whole)
 
