@@ -22,7 +22,19 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("catalog", "imagery", "chips", "store"), 2),
     **dict.fromkeys(("encoders", "probe", "holdout"), 3),
     **dict.fromkeys(
-        ("searching", "running", "embedding", "sampling", "pairing", "calibration", "mapping", "change", "simulate"), 4
+        (
+            "searching",
+            "running",
+            "embedding",
+            "sampling",
+            "pairing",
+            "calibration",
+            "mapping",
+            "change",
+            "simulate",
+            "exporting",
+        ),
+        4,
     ),
     **dict.fromkeys(("benchmark", "webmap", "training"), 5),
     **dict.fromkeys(("workflow", "cli", "__main__"), 6),
