@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
+from pyproj.exceptions import CRSError
 
 from geoelle.catalog import read_items, records_from_frame
 from geoelle.days import DateRanges, select_days
-from geoelle.errors import ConfigError, SchemaError
+from geoelle.errors import ConfigError, SchemaError, StoreError
 from geoelle.exporting.lineage import Lineage, lineage_of
 from geoelle.exporting.parquet import write_embeddings
 from geoelle.exporting.rasters import RASTERS, band_facts, write_cog
@@ -155,7 +156,21 @@ def _zones(stores: Sequence[str | Path]) -> Iterator[_Zone]:
             kind = str(ds.attrs["geoelle:kind"])
             if seen.setdefault(kind, store) != store:
                 raise ConfigError(f"{seen[kind]} and {store} both hold {kind}. Export them to folders of their own.")
-            yield _Zone(kind, path, ds, extent_of(ds.attrs))
+            yield _Zone(kind, path, ds, _extent(path, ds))
+
+
+def _extent(path: Path, ds: xr.Dataset) -> GridExtent:
+    try:
+        extent = extent_of(ds.attrs)
+    except CRSError as error:
+        raise StoreError(f"{path} names a CRS that does not exist ({error}). Make the store again.") from None
+    n = extent.tile_chips
+    asked = (len(extent.tile_rows) * n, len(extent.tile_columns) * n)
+    there = (ds.sizes["y"], ds.sizes["x"])
+    # Sizes first: what a stranger's store claims may be larger than memory.
+    if asked != there or not (np.array_equal(extent.y, ds["y"]) and np.array_equal(extent.x, ds["x"])):
+        raise SchemaError(f"{path}: geoelle:grid asks for {asked} chips where the arrays hold {there}, or elsewhere.")
+    return extent
 
 
 def _records(items: str | Path | gpd.GeoDataFrame | None) -> dict[str, ItemRecord]:

@@ -11,6 +11,7 @@ from shapely.geometry.base import BaseGeometry
 from geoelle.grid import GridExtent
 
 _EDGE_POINTS = 8
+_HALF_TURN = 180.0  # no chip and no zone is so wide: what seems to be crosses the antimeridian
 type Box = tuple[float, float, float, float]
 
 
@@ -26,7 +27,11 @@ def chip_polygons(extent: GridExtent, rows: NDArray[np.intp], columns: NDArray[n
     x, y = extent.x[columns][:, None], extent.y[rows][:, None]
     ring_x = x + half * np.array([-1, 1, 1, -1, -1])
     ring_y = y + half * np.array([-1, -1, 1, 1, -1])
-    return np.array([_cut(ring) for ring in _lonlat(extent, ring_x, ring_y)], dtype=object)
+    rings = _lonlat(extent, ring_x, ring_y)
+    polygons = np.asarray(shapely.polygons(rings), dtype=object)
+    for i in np.flatnonzero(np.ptp(rings[..., 0], axis=1) > _HALF_TURN):
+        polygons[i] = _cut(rings[i])
+    return polygons
 
 
 def extent_footprint(extent: GridExtent) -> BaseGeometry:
@@ -64,7 +69,7 @@ def _lonlat(extent: GridExtent, x: NDArray[np.float64], y: NDArray[np.float64]) 
 def _cut(ring: NDArray[np.float64]) -> BaseGeometry:
     """A polygon of a closed ring (vertex, 2); two, one on each side, where the ring crosses the antimeridian."""
     lon = ring[:, 0]
-    if np.ptp(lon) <= 180:
+    if np.ptp(lon) <= _HALF_TURN:
         return shapely.Polygon(ring)
     shifted = shapely.Polygon(np.stack([np.where(lon < 0, lon + 360, lon), ring[:, 1]], axis=-1))
     east = shapely.intersection(shifted, shapely.box(0, -90, 180, 90))

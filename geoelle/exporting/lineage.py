@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ def lineage_of(attrs: Mapping[str, Any], kind: str, day: str, records: Mapping[s
     if "geoelle:config" in attrs:
         properties["geoelle:config_digest"] = _checked(attrs["geoelle:config"], digest)
     _checked(properties, canonical_json)
-    hrefs = {i: href for i in sorted(ids) if (href := _self_href(records.get(i)))}
+    hrefs = {i: href for i in sorted(ids) if (href := _self_href(stored.get(i), records.get(i)))}
     return Lineage(tuple(sorted(ids)), properties, hrefs)
 
 
@@ -110,15 +110,17 @@ def _source(stored: object, record: ItemRecord | None, bands: object) -> dict[st
                 found[name] = values.pop()
     if isinstance(stored, Mapping):
         found |= stored
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None and name != "self"}
 
 
-def _self_href(record: ItemRecord | None) -> str | None:
+def _self_href(stored: object, record: ItemRecord | None) -> str | None:
+    """Where the item itself can be read, on the web and without a signature; None where nobody says."""
     links: Any = record.raw.get("links") if record is not None else None
-    for link in links if isinstance(links, Iterable) else ():
-        if isinstance(link, Mapping) and link.get("rel") == "self" and isinstance(link.get("href"), str):
-            return str(link["href"])
-    return None
+    told = [stored.get("self")] if isinstance(stored, Mapping) else []
+    told += [k.get("href") for k in links or () if isinstance(k, Mapping) and k.get("rel") == "self"]
+    return next(
+        (h for h in told if isinstance(h, str) and h.startswith(("https://", "http://")) and "?" not in h), None
+    )
 
 
 def _mapping(attrs: Mapping[str, Any], name: str) -> Mapping[str, Any]:

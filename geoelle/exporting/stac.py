@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pystac
-import pystac.errors
+from pystac.errors import STACError, STACTypeError
 from shapely.geometry import mapping
 
 from geoelle.errors import AlreadyExistsError, StoreError
@@ -163,8 +163,7 @@ def _item(date: OutputDate, path: Path) -> pystac.Item:
     ):
         item.add_link(pystac.Link(rel, target, media_type=kind))
     for source in date.lineage.self_hrefs.values():
-        href = source if "://" in source else _relative(Path(source), path.parent)
-        item.add_link(pystac.Link("derived_from", href, media_type=pystac.MediaType.GEOJSON))
+        item.add_link(pystac.Link("derived_from", source, media_type=pystac.MediaType.GEOJSON))
     return item
 
 
@@ -233,7 +232,7 @@ def _read_item(path: Path) -> pystac.Item:
         if item.id != path.stem or not item.bbox or item.common_metadata.start_datetime is None:
             raise ValueError(f"its id is {item.id!r}, its bbox {item.bbox}")
         return item
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pystac.errors.STACError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, STACError, STACTypeError) as error:
         raise StoreError(f"{path} is no STAC item of geoelle ({error}). Delete it, or give another --out.") from None
 
 
