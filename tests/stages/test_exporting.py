@@ -32,6 +32,7 @@ from geoelle.errors import AlreadyExistsError, ConfigError, GeoelleError, NotFou
 from geoelle.exporting import ExportSummary
 from geoelle.exporting.footprints import bounds_of, centre_longitude, chip_polygons, extent_footprint
 from geoelle.exporting.lineage import lineage_of
+from geoelle.exporting.parquet import embedding_of
 from geoelle.grid import ChipGrid, GridExtent
 from geoelle.store.layout import Variable, extent_of, grid_attrs, write_store
 from geoelle.store.zones import create_zones
@@ -241,6 +242,30 @@ def test_tables_say_what_they_are(made: dict[str, Path], exported: ExportSummary
     together = pads.dataset(sorted((exported.folder / "embeddings").rglob("*.parquet")))
     assert together.count_rows() == exported.n_rows
     assert str(together.schema.field("embedding").type) == "fixed_size_list<element: float>[192]"
+
+
+def test_rows_of_tiles_pass_one_by_one(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several rows of tiles, written as they come, hold the same as the store does."""
+    frame = geoelle.search(chain.scenes.aoi, catalog=chain.scenes.catalog, collections=[], start=DAY, end=DAY)
+    geoelle.embed(frame, aoi=chain.scenes.aoi, out=tmp_path / "e.zarr", chip_size_m=320, stride_m=320, tile_chips=2)
+    ds = geoelle.open_store(tmp_path / "e.zarr").isel(time=0)
+    monkeypatch.setattr("geoelle.exporting.parquet._MIN_ROWS", 1)
+    seen: list[int] = []
+
+    def watched(ds: Any, time_index: int, rows: slice) -> Any:
+        found = embedding_of(ds, time_index, rows)
+        seen.append(found.shape[0])
+        return found
+
+    monkeypatch.setattr("geoelle.exporting.parquet.embedding_of", watched)
+    (path,) = geoelle.export(tmp_path / "e.zarr", out=tmp_path / "out", formats=["geoparquet"]).files
+    assert pq.read_metadata(path).num_row_groups == len(seen) > 2
+    assert set(seen) == {2}, "no more than a row of tiles in memory"
+    table = gpd.read_parquet(path)
+    rows, columns = np.nonzero(ds["status"].values == schema.DONE)
+    np.testing.assert_array_equal(np.stack(list(table["embedding"])), ds["embedding"].values[rows, columns])
+    extent = extent_of(ds.attrs)
+    assert table["chip_id"].tolist() == extent.grid.chip_ids(extent.rows[rows], extent.columns[columns]).tolist()
 
 
 def test_without_difficulty_nothing_is_joined(made: dict[str, Path], tmp_path: Path) -> None:
