@@ -298,7 +298,7 @@ def _time_one_tile(items: object, ds: object) -> tuple[float, float]:
 
     extent = extent_of(ds.attrs)  # type: ignore[attr-defined]
     card, encoder = get_card("compact-rgb"), load_encoder("compact-rgb", threads=1)
-    scene = group_scenes(records_from_frame(items))[0]  # type: ignore[arg-type]
+    scene = group_scenes(records_from_frame(items))[0]
     wanted = extent.aoi_mask(_whole(extent))
     reads, embeds, n = 0.0, 0.0, 0
     for tile in extent.tiles():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,13 @@ def write_embeddings(
     first = next(strips, None)
     if first is None:
         return 0
-    n_rows, waiting = len(first), [first]
+    n_rows = 0
+    waiting: list[pa.Table] = []
     with (
         replacing(target) as partial,
         pq.ParquetWriter(partial, table_schema, compression="zstd", use_dictionary=["item_ids"]) as writer,
     ):
-        for table in strips:
+        for table in chain([first], strips):
             waiting.append(table)
             n_rows += len(table)
             if sum(map(len, waiting)) >= _MIN_ROWS:
