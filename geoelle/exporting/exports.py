@@ -23,6 +23,7 @@ from geoelle.exporting.stac import (
     ZARR_TYPE,
     AssetFacts,
     OutputDate,
+    check_catalog_place,
     check_item_place,
     forget_item,
     item_id,
@@ -95,7 +96,8 @@ def export(
 
     Difficulty gives `difficulty.tif` (difficulty, difficulty_se) and `support.tif`; delta gives `delta.tif` (delta, z,
     p, reference_n) and `state.tif`; embeddings give `embeddings.parquet`, with difficulty joined where a difficulty
-    store is among `stores`. Files of the same date are replaced, those of other dates stay in the catalog.
+    store is among `stores`. Files of the same date are replaced, those of other dates stay in the catalog; an item
+    lists what the last export of its date wrote.
 
     Args:
         stores: One store or several, made by `embed`, `difficulty` or `delta`.
@@ -117,6 +119,7 @@ def export(
     pieces = list(_pieces(zones, target, dates, _records(items)))
     if not pieces:
         raise ConfigError("None of the dates of these stores is left to export. Widen the dates.")
+    check_catalog_place(target)
     for piece in pieces:
         name = piece.folder.name
         check_item_place(item_path(target, piece.zone.kind, name), piece.zone.ds.attrs["geoelle:grid"])

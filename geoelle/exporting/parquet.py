@@ -60,13 +60,12 @@ def write_embeddings(
     Raises:
         StoreError: If a chunk of a store is damaged.
     """
-    if target.is_file():
-        target.unlink()  # a date that has become empty must not keep yesterday's file
     table_schema = _schema(ds, joined=difficulty is not None)
     bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
     strips = _strips(ds, time_index, extent, item_ids, difficulty, table_schema, bounds)
     first = next(strips, None)
     if first is None:
+        target.unlink(missing_ok=True)  # a date that has become empty must not keep yesterday's file
         return 0
     n_rows = 0
     waiting: list[pa.Table] = []

@@ -84,12 +84,11 @@ def write_cog(
     Raises:
         StoreError: If a chunk of the store is damaged, or GDAL cannot write.
     """
-    if target.is_file():
-        target.unlink()  # a date that has become empty must not keep yesterday's file
     plain = target.with_name(f".{target.name}.plain.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if not _write_plain(plain, ds, time_index, extent, spec, tags):
+            target.unlink(missing_ok=True)  # a date that has become empty must not keep yesterday's file
             return False
         with replacing(target) as partial:
             rasterio.shutil.copy(

@@ -26,6 +26,7 @@ RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 ZARR_TYPE = "application/vnd+zarr"
+_CATALOG_ID = "geoelle"
 _TITLES = {
     "embeddings": "Embeddings of image chips by a frozen encoder",
     "difficulty": "Difficulty: predicted pretraining loss of each chip",
@@ -72,6 +73,21 @@ def item_path(out: Path, kind: str, name: str) -> Path:
     return out / kind / name / f"{name}.json"
 
 
+def check_catalog_place(out: Path) -> None:
+    """Refuse a folder that holds somebody else's catalog.
+
+    Raises:
+        AlreadyExistsError: If there is one.
+    """
+    path = out / "catalog.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("id") if path.exists() else _CATALOG_ID
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if found != _CATALOG_ID:
+        raise AlreadyExistsError(f"{path} is not a catalog that geoelle wrote. Give another --out.")
+
+
 def check_item_place(path: Path, grid: Mapping[str, Any]) -> None:
     """Refuse to replace an item that was exported from a store on another grid.
 
@@ -107,7 +123,7 @@ def write_catalog(out: Path, dates: Sequence[OutputDate]) -> Path:
         item = _item(date, item_path(root, date.kind, date.item_id))
         _write_json(Path(item.self_href), item.to_dict(include_self_link=False, transform_hrefs=False))
     catalog = pystac.Catalog(
-        "geoelle", "Outputs of geoelle: embeddings, difficulty and its change.", title="geoelle",
+        _CATALOG_ID, "Outputs of geoelle: embeddings, difficulty and its change.", title="geoelle",
         catalog_type=pystac.CatalogType.SELF_CONTAINED, href=str(root / "catalog.json"),
     )  # fmt: skip
     documents: dict[Path, dict[str, Any]] = {}
@@ -117,6 +133,8 @@ def write_catalog(out: Path, dates: Sequence[OutputDate]) -> Path:
             collection = _collection(kind, items, root / kind / "collection.json")
             catalog.add_child(collection, set_parent=True)
             documents[Path(collection.self_href)] = _collection_document(collection, items)
+        else:
+            (root / kind / "collection.json").unlink(missing_ok=True)
     for path, document in documents.items():
         _write_json(path, document)
     _write_json(root / "catalog.json", catalog.to_dict(include_self_link=False))

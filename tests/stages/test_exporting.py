@@ -448,7 +448,7 @@ def test_a_date_that_became_empty_leaves_the_catalog(tmp_path: Path) -> None:
         root[name][...] = empty  # type: ignore[index, union-attr]
     summary = geoelle.export(tmp_path / "d.zarr", out=tmp_path / "out")
     assert (summary.n_empty, summary.n_items, summary.files) == (1, 0, ())
-    assert not (tmp_path / "out" / "difficulty" / "difficulty-32631-2020-01-05").exists()
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["catalog.json"]
 
 
 def test_zones_are_items_of_their_own(tmp_path: Path, validate: Callable[[Path], list[dict[str, Any]]]) -> None:
@@ -528,6 +528,17 @@ def test_exports_of_another_area_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(AlreadyExistsError, match="another area or grid"):
         geoelle.export(tmp_path / "1.zarr", out=tmp_path / "out")
     assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("text", ['{"id": "mine", "type": "Catalog"}', "[]", "not JSON"])
+def test_somebody_elses_catalog_is_left_alone(tmp_path: Path, text: str) -> None:
+    extent = GridExtent(ChipGrid(32631, 320.0, 160.0), 8, range(500, 501), range(60, 61))
+    store = large_difficulty(tmp_path / "d.zarr", extent)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "catalog.json").write_text(text)
+    with pytest.raises(AlreadyExistsError, match="not a catalog that geoelle wrote"):
+        geoelle.export(store, out=tmp_path / "out")
+    assert tree(tmp_path / "out") == {"catalog.json": hashlib.sha256(text.encode()).hexdigest()}
 
 
 @pytest.mark.parametrize(
