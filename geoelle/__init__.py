@@ -39,6 +39,7 @@ __all__ = (
     "demo",
     "difficulty",
     "embed",
+    "export",
     "list_encoders",
     "load_config",
     "load_encoder",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from geoelle.embedding import embed
     from geoelle.encoders import list_encoders, load_encoder
     from geoelle.errors import GeoelleError
+    from geoelle.exporting import export
     from geoelle.mapping import difficulty
     from geoelle.searching import search
     from geoelle.store import open_store
