@@ -39,14 +39,24 @@ def _find(
 ) -> AssetPlace | None:
     known = provider.place(sensor, layer.name) if provider else None
     if known is not None and _is_asset(assets.get(known.key)):
-        names = _names(assets[known.key])
-        index = next((names.index(alias) + 1 for alias in layer.aliases if alias in names), known.band_index)
-        if not names or index <= len(names):
+        index = _index_in(_names(assets[known.key]), known.band_index, layer, sensor)
+        if index is not None:
             return AssetPlace(known.key, index)
     for alias in layer.aliases:
         if _is_asset(assets.get(alias)):
             return AssetPlace(alias)
     return _find_by_names(assets, layer)
+
+
+def _index_in(names: list[str | None], expected: int, layer: BandSpec | QualitySpec, sensor: Sensor) -> int | None:
+    """Which band of a file is the layer: what the file's own names say goes before where the provider keeps it."""
+    for alias in layer.aliases:
+        if alias in names:
+            return names.index(alias) + 1
+    if not names:
+        return expected
+    others = {alias for other in layers_of(sensor) if other.name != layer.name for alias in other.aliases}
+    return expected if expected <= len(names) and names[expected - 1] not in others else None
 
 
 def _find_by_names(assets: Mapping[str, Any], layer: BandSpec | QualitySpec) -> AssetPlace | None:
