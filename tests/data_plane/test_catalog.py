@@ -419,9 +419,11 @@ DECLARED = {"scale": 1e-4, "offset": -0.1}
     [
         ("04.00", None, None, -0.1), ("05.09", None, None, -0.1), ("03.01", None, None, 0), (None, None, None, 0),
         ("05.09", True, DECLARED, 0), ("05.09", True, None, 0), ("05.09", False, DECLARED, -0.1),
-        ("05.09", False, None, -0.1), ("05.09", None, DECLARED, -0.1), ("03.01", False, None, -0.1),
+        ("05.09", False, None, -0.1), ("05.09", None, DECLARED, -0.1), ("03.01", False, None, 0),
         ("03.01", None, {"scale": 1e-4, "offset": 0}, 0), ("05.09", None, {"scale": 1e-4, "offset": 0}, 0),
-        ("nonsense", None, None, 0),
+        ("nonsense", None, None, 0), ("03.01", False, DECLARED, 0), ("03.01", True, None, 0),
+        ("05.09", False, {"scale": 1e-4, "offset": 0}, 0), (None, None, DECLARED, -0.1), (None, False, None, -0.1),
+        (None, True, DECLARED, 0), ("05.00", None, {"scale": 1e-4}, -0.1), ("4.00", None, None, -0.1),
     ],
 )  # fmt: skip
 def test_the_offset_follows_what_is_declared_and_never_the_date(
