@@ -40,6 +40,7 @@ __all__ = (
     "difficulty",
     "embed",
     "export",
+    "inspect",
     "list_encoders",
     "load_config",
     "load_encoder",
@@ -48,6 +49,7 @@ __all__ = (
     "read_aoi",
     "run",
     "search",
+    "update",
 )
 
 if TYPE_CHECKING:
@@ -59,9 +61,11 @@ if TYPE_CHECKING:
     from geoelle.encoders import list_encoders, load_encoder
     from geoelle.errors import GeoelleError
     from geoelle.exporting import export
+    from geoelle.inspecting import inspect
     from geoelle.mapping import difficulty
     from geoelle.searching import search
     from geoelle.store import open_store
+    from geoelle.updating import update
     from geoelle.webmap import map
     from geoelle.workflow import demo, run
 

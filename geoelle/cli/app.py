@@ -4,72 +4,36 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from geoelle.cli import show
+from geoelle.cli import show, upkeep
+from geoelle.cli.options import (
+    Aoi,
+    CloudMask,
+    Dates,
+    Dtype,
+    MaybeAoi,
+    Quiet,
+    Ranges,
+    Scheduler,
+    Workers,
+    app,
+    as_aoi,
+    as_days,
+    as_ranges,
+    example,
+)
 from geoelle.errors import ConfigError, GeoelleError
 from geoelle.running import quiet_rasterio
 
-app = typer.Typer(
-    name="geoelle",
-    help="How hard a place is for an Earth-observation foundation model, and whether that changed.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 _INTERRUPTED = 130
+__all__ = ("app", "main", "upkeep")
 
 
-class CloudMask(StrEnum):
-    """Where clouds are known from."""
-
-    auto = "auto"
-    quality = "quality"
-    heuristic = "heuristic"
-    omnicloudmask = "omnicloudmask"
-    none = "none"
-
-
-class Dtype(StrEnum):
-    """How embeddings are stored."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
-
-
-class ExportFormat(StrEnum):
-    """What a store is exported as."""
-
-    cog = "cog"
-    geoparquet = "geoparquet"
-    stac = "stac"
-
-
-_AOI = "GeoJSON or GeoPackage, west,south,east,north in degrees, or the name of a place in aoi/."
-Aoi = Annotated[str, typer.Option("--aoi", help=_AOI)]
-MaybeAoi = Annotated[
-    str | None, typer.Option("--aoi", help=f"{_AOI} Default: all that the items cover.")
-]
-Workers = Annotated[int, typer.Option(min=1, help="Processes of the local Dask cluster; 1 is threads in this one.")]
-Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs already.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Ranges = Annotated[list[str] | None, typer.Option(help="START/END or a date; may be given again.")]
-Dates = Annotated[list[datetime] | None, typer.Option(formats=["%Y-%m-%d"], help="May be given again.")]
-
-
-def _example(text: str) -> str:
-    return f"**Example:** `{text}`"
-
-
-@app.command(epilog=_example("geoelle demo"))
+@app.command(epilog=example("geoelle demo"))
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for scenes and results.")] = Path("demo"),
     workers: Workers = 1,
@@ -85,7 +49,7 @@ def demo(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "geoelle search --aoi aoi.geojson --catalog catalog.json --collection sentinel-2-l2a "
         "--start 2020-01-01 --end 2020-12-31 --max-cloud 60 --out items.parquet"
     )
@@ -121,14 +85,14 @@ def search(
     from geoelle.searching import search as find
 
     found = find(
-        _aoi(aoi), catalog=catalog, collections=collection or (), start=start.date(), end=end.date(), sensor=sensor,
+        as_aoi(aoi), catalog=catalog, collections=collection or (), start=start.date(), end=end.date(), sensor=sensor,
         max_cloud_percent=max_cloud, months=month or (), relative_orbits=orbit or (), platforms=platform or (),
         min_aoi_coverage_fraction=min_coverage, exclude=exclude or (), fallback=fallback, out=out,
     )  # fmt: skip
     show.line(f"Items: {found.attrs['geoelle:filters']}. Wrote {out}.")
 
 
-@app.command(epilog=_example("geoelle embed items.parquet --aoi aoi.geojson --out embeddings.zarr --workers 2"))
+@app.command(epilog=example("geoelle embed items.parquet --aoi aoi.geojson --out embeddings.zarr --workers 2"))
 def embed(
     items: Annotated[Path, typer.Argument(help="File written by `geoelle search`.")],
     out: Annotated[Path, typer.Option(help="Zarr store to make, continue or add to.")] = Path("embeddings.zarr"),
@@ -160,7 +124,7 @@ def embed(
 
     with show.stages(quiet) as report:
         ds = run_embed(
-            items, out=out, aoi=None if aoi is None else _aoi(aoi), encoder=encoder, chip_size_m=chip_size_m,
+            items, out=out, aoi=None if aoi is None else as_aoi(aoi), encoder=encoder, chip_size_m=chip_size_m,
             stride_m=stride_m, tile_chips=tile_chips, max_invalid_fraction=max_invalid_fraction,
             max_cloud_fraction=max_cloud_fraction, min_contrast=min_contrast, cloud_mask=cloud_mask.value,
             dtype=dtype.value, workers=workers, scheduler=scheduler, progress=report("embed"),
@@ -172,65 +136,8 @@ def embed(
         raise typer.Exit(1)
 
 
-@app.command(epilog=_example("geoelle update embeddings.zarr --items items.parquet"))
-def update(
-    embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
-    items: Annotated[Path, typer.Option(help="The items it was made from; replaced by the longer list.")] = Path(
-        "items.parquet"
-    ),
-    end: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day to look for; default: today, UTC.")
-    ] = None,
-    catalog: Annotated[str | None, typer.Option(help="Where to look instead of where the items were found.")] = None,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
-    quiet: Quiet = False,
-) -> None:
-    """Look for new, late and reprocessed items, and do only their jobs: what a cron job calls."""
-    from geoelle.updating import update as run_update
-
-    with show.stages(quiet) as report:
-        summary = run_update(
-            embeddings, items=items, end=None if end is None else end.date(), catalog=catalog, workers=workers,
-            scheduler=scheduler, progress=report("update"),
-        )  # fmt: skip
-    show.update_summary(summary)
-    if summary.embedding.n_failed:
-        raise typer.Exit(1)
-
-
-@app.command(epilog=_example("geoelle inspect embeddings.zarr --verify"))
-def inspect(
-    store: Annotated[Path, typer.Argument(help="A store of any kind.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every chunk, to find damaged ones.")] = False,
-) -> None:
-    """Say what is in a store, what is missing, and what failed and why."""
-    from geoelle.inspecting import inspect as look
-
-    show.store_report(look(store, verify=verify))
-
-
-@app.command(epilog=_example("geoelle export difficulty.zarr --out export --format cog --format stac"))
-def export(
-    store: Annotated[Path, typer.Argument(help="Store made by `embed`, `difficulty` or `delta`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("export"),
-    format: Annotated[
-        list[ExportFormat] | None, typer.Option(help="cog, geoparquet, stac; may be given again; default: all.")
-    ] = None,
-    dates: Ranges = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write a store as COG per date, GeoParquet with geometry, and a STAC catalog over both."""
-    from geoelle.exporting import export as run_export
-
-    formats = tuple(f.value for f in format) if format else tuple(f.value for f in ExportFormat)
-    with show.stages(quiet) as report:
-        summary = run_export(store, out=out, formats=formats, dates=_ranges(dates) or None, progress=report("export"))
-    show.export_summary(summary)
-
-
 @app.command(
-    epilog=_example("geoelle calibrate embeddings.zarr --items items.parquet --quiet-dates 2019-01-01/2020-01-10")
+    epilog=example("geoelle calibrate embeddings.zarr --items items.parquet --quiet-dates 2019-01-01/2020-01-10")
 )
 def calibrate(
     embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
@@ -252,14 +159,14 @@ def calibrate(
 
     with show.stages(quiet) as report:
         found = run_calibrate(
-            embeddings, items=items, out=out, pairs_out=pairs, quiet=_ranges(quiet_dates),
-            exclude_dates=_days(exclude_date), n=n, masks=masks, block_size_m=block_size_m, allow_few=allow_few,
+            embeddings, items=items, out=out, pairs_out=pairs, quiet=as_ranges(quiet_dates),
+            exclude_dates=as_days(exclude_date), n=n, masks=masks, block_size_m=block_size_m, allow_few=allow_few,
             workers=workers, scheduler=scheduler, progress=report("calibrate"),
         )  # fmt: skip
     show.calibration(found.attrs["geoelle:calibration"], out)
 
 
-@app.command(epilog=_example("geoelle difficulty embeddings.zarr --probe probe --out difficulty.zarr"))
+@app.command(epilog=example("geoelle difficulty embeddings.zarr --probe probe --out difficulty.zarr"))
 def difficulty(
     embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
     out: Annotated[Path, typer.Option(help="Zarr store to write.")] = Path("difficulty.zarr"),
@@ -277,7 +184,7 @@ def difficulty(
 
 
 @app.command(
-    epilog=_example("geoelle delta difficulty.zarr --reference surrounding --window-days 30 --alerts alerts.parquet")
+    epilog=example("geoelle delta difficulty.zarr --reference surrounding --window-days 30 --alerts alerts.parquet")
 )
 def delta(
     difficulty: Annotated[Path, typer.Argument(help="Store made by `geoelle difficulty`.")],
@@ -302,13 +209,13 @@ def delta(
         raise typer.BadParameter(f"{reference!r} is not one of 'median', 'surrounding'.", param_hint="--reference")
     ds = run_delta(
         difficulty, out=out, reference=reference, window_days=window_days,  # type: ignore[arg-type]
-        reference_dates=_ranges(reference_dates), exclude_dates=_days(exclude_date), dates=_ranges(dates),
+        reference_dates=as_ranges(reference_dates), exclude_dates=as_days(exclude_date), dates=as_ranges(dates),
         min_looks=min_looks, alert_z=alert_z, alerts=alerts,
     )  # fmt: skip
     show.delta(ds, out, alerts)
 
 
-@app.command(epilog=_example("geoelle map difficulty.zarr --delta delta.zarr --alerts alerts.parquet --out map.html"))
+@app.command(epilog=example("geoelle map difficulty.zarr --delta delta.zarr --alerts alerts.parquet --out map.html"))
 def map(
     difficulty: Annotated[Path, typer.Argument(help="Store made by `geoelle difficulty`.")],
     delta: Annotated[Path | None, typer.Option(help="Store made by `geoelle delta`.")] = None,
@@ -333,7 +240,7 @@ def map(
     show.map_summary(drawn)
 
 
-@app.command(epilog=_example("geoelle run pipelines/boadella.yaml"))
+@app.command(epilog=example("geoelle run pipelines/boadella.yaml"))
 def run(
     config: Annotated[Path, typer.Argument(help="YAML file; see pipelines/.")],
     workers: Workers = 1,
@@ -351,7 +258,7 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command(epilog=_example("geoelle encoders"))
+@app.command(epilog=example("geoelle encoders"))
 def encoders(
     sensor: Annotated[str | None, typer.Option(help="Only encoders for this sensor.")] = None,
 ) -> None:
@@ -359,33 +266,6 @@ def encoders(
     from geoelle.encoders import list_encoders
 
     show.encoders(list_encoders(sensor))
-
-
-def _aoi(text: str) -> Any:
-    parts = text.split(",")
-    if len(parts) == 1 or Path(text).exists() or (len(parts) != 4 and Path(parts[-1]).suffix in (".geojson", ".json")):
-        return text
-    try:
-        west, south, east, north = (float(p) for p in parts)  # also where there are more or fewer than four
-    except ValueError:
-        raise ConfigError(f"--aoi {text!r} is neither a file nor four numbers west,south,east,north.") from None
-    return west, south, east, north
-
-
-def _ranges(texts: list[str] | None) -> list[tuple[str, str]]:
-    ranges = []
-    for text in texts or ():
-        first, _, last = text.partition("/")
-        try:
-            days = [datetime.strptime(day, "%Y-%m-%d").date() for day in (first, last or first)]
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is not START/END with dates like 2020-01-31.") from None
-        ranges.append((str(days[0]), str(days[1])))
-    return ranges
-
-
-def _days(moments: list[datetime] | None) -> list[str]:
-    return [str(moment.date()) for moment in moments or ()]
 
 
 def main() -> None:

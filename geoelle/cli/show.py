@@ -68,23 +68,64 @@ def embed_summary(summary: EmbedSummary) -> None:
     line(
         f"Embeddings: {summary.n_embedded} chips in {summary.n_done} of {summary.n_jobs} jobs"
         + (f" ({summary.n_unchanged} were there already)" if summary.n_unchanged else "")
-        + f"; skipped {summary.n_skipped_invalid} chips with too little data and {summary.n_skipped_cloud} for "
-        f"cloud. In {summary.store}."
+        + f"; skipped {summary.n_skipped_invalid} chips with too little data, {summary.n_skipped_cloud} for cloud"
+        + (f" and {summary.n_skipped_flat} as flat" if summary.n_skipped_flat else "")
+        + f". In {summary.store}."
     )
+    if "heuristic" in summary.mask_sources:
+        note("Some imagery has no quality layer: its clouds were masked by a heuristic spectral test; look at them.")
+    if "none" in summary.mask_sources:
+        note("Some imagery has no quality layer and not the bands to test: its clouds were not masked.")
     for failure in summary.failures[:10]:
         note(f"geoelle: failed: {failure}")
     if summary.n_failed:
         note(f"geoelle: {summary.n_failed} jobs failed; the same command takes them up again.")
 
 
-def resampled(ds: Any) -> None:
+def resampled(store: Path) -> None:
     """A word where the imagery is coarser than what the encoder was trained on."""
+    from geoelle.store.zones import open_zones
+
+    ds = next(iter(open_zones(store, "embeddings").values()))
     native, taken = ds.attrs.get("geoelle:native_gsd_m"), ds.attrs["geoelle:encoder"]["gsd_m"]
     if native is not None and native > COARSE_FACTOR * taken:
         note(
             f"The imagery has pixels of {native:g} m and was resampled to the {taken:g} m that the encoder was trained "
             "on: it is smoother than anything that saw, so levels are not to be trusted."
         )
+
+
+def update_summary(summary: UpdateSummary) -> None:
+    """What `update` found and did."""
+    if summary.nothing_new:
+        line("Nothing new: the store holds all that the catalog has.")
+        return
+    parts = {"new": summary.new, "late": summary.late, "reprocessed": summary.reprocessed}
+    line("Items: " + ", ".join(f"{len(ids)} {word}" for word, ids in parts.items()) + ".")
+    for word, ids in parts.items():
+        if ids:
+            note(f"{word}: {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}")
+    embed_summary(summary.embedding)
+
+
+def store_report(report: StoreReport) -> None:
+    """What is in a store."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for title, columns, rows in report.tables():
+        table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+
+
+def export_summary(summary: ExportSummary) -> None:
+    """What `export` wrote."""
+    line(f"Wrote {len(summary.files)} files, {summary.n_rows} rows and {summary.n_items} STAC items to {summary.folder}.")
+    if summary.n_empty:
+        note(f"{summary.n_empty} dates hold nothing and were left out.")
 
 
 def calibration(found: Mapping[str, Any], out: Path) -> None:
