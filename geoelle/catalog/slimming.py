@@ -71,12 +71,20 @@ def _reword(properties: dict[str, Any], identity: Identity) -> None:
 
 
 def _slim_asset(asset: Mapping[str, Any], key: str, assets: Mapping[str, AssetRecord], foreign: bool) -> dict[str, Any]:
+    """The asset with its bands one by one, as the next reader needs their names and the loader their number."""
     count = max(record.n_bands for record in assets.values() if record.key == key)
-    if not foreign and (count == 1 or fields.band_list(asset, *NAMING)):
-        return dict(asset)
-    # The loader and the next reader need the bands of the file one by one.
     inside = {record.band_index: name for name, record in assets.items() if record.key == key}
-    return {**asset, "eo:bands": [{"name": inside.get(n, f"band-{n}")} for n in range(1, count + 1)]}
+    by_name = [{"name": inside.get(n, f"band-{n}")} for n in range(1, count + 1)]
+    kept = dict(asset)
+    if foreign or (count > 1 and not fields.band_list(asset, *NAMING)):
+        kept["eo:bands"] = by_name
+    raster, common = fields.band_list(asset, "raster:bands"), fields.band_list(asset, "bands")
+    # odc-stac counts `raster:bands`, else `bands`, and does not know of `eo:bands`.
+    if raster and len(raster) < count:
+        kept["raster:bands"] = [*raster, *({} for _ in range(count - len(raster)))]
+    elif count > 1 and not raster and len(common) < count:
+        kept["bands"] = by_name
+    return kept
 
 
 def typed_assets(assets: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
