@@ -6,42 +6,44 @@ An area within one zone is one flat store. So every verb walks `zone_paths`, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import zarr
 
 from geoelle.errors import StoreError
 from geoelle.store.layout import open_group
+from geoelle.store.location import Location, StorePath, reporting
 
 ZONES = "geoelle:zones"
 
 
-def zone_paths(path: str | Path) -> dict[str, Path]:
+def zone_paths(path: StorePath) -> dict[str, Location]:
     """The flat stores that a store is made of, by zone; a store of one zone is its own, under the name "".
 
     Raises:
         NotFoundError: If there is no store.
         StoreError: If it is none of geoelle's.
     """
-    zones = open_group(path).attrs.get(ZONES)
+    place = Location.of(path)
+    zones = open_group(place).attrs.get(ZONES)
     if zones is None:
-        return {"": Path(path)}
+        return {"": place}
     if not isinstance(zones, list) or not zones or not all(isinstance(z, str) and z.isdigit() for z in zones):
         raise StoreError(f"{path} lists zones {zones!r}. Expected EPSG codes; make the store again.")
-    return {zone: Path(path) / zone for zone in zones}
+    return {zone: place / zone for zone in zones}
 
 
-def create_zones(path: str | Path, kind: str, zones: Sequence[str], attrs: Mapping[str, Any]) -> dict[str, Path]:
+def create_zones(path: StorePath, kind: str, zones: Sequence[str], attrs: Mapping[str, Any]) -> dict[str, Location]:
     """Make, or take up, the group over the zones; the zones themselves are made by their writers.
 
     Raises:
         StoreError: If something else is there, or a store of other zones.
     """
-    target = Path(path)
+    target = Location.of(path)
     if not target.exists():
-        root = zarr.create_group(target, zarr_format=3)
-        root.attrs.update({**attrs, "geoelle:kind": kind, ZONES: list(zones)})
+        with reporting(target, "written"):  # in one write, so that a kill leaves all of it or nothing
+            attrs = {**attrs, "geoelle:kind": kind, ZONES: list(zones)}
+            zarr.create_group(target.zarr_store(), zarr_format=3, attributes=attrs)
     root = open_group(target)
     if root.attrs.get("geoelle:kind") != kind or root.attrs.get(ZONES) != list(zones):
         raise StoreError(
