@@ -18,6 +18,7 @@ _HOME = {
     "demo": "geoelle.workflow",
     "difficulty": "geoelle.mapping",
     "embed": "geoelle.embedding",
+    "inspect": "geoelle.inspecting",
     "list_encoders": "geoelle.encoders",
     "load_config": "geoelle.config",
     "load_encoder": "geoelle.encoders",
@@ -36,6 +37,7 @@ __all__ = (
     "demo",
     "difficulty",
     "embed",
+    "inspect",
     "list_encoders",
     "load_config",
     "load_encoder",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from geoelle.embedding import embed
     from geoelle.encoders import list_encoders, load_encoder
     from geoelle.errors import GeoelleError
+    from geoelle.inspecting import inspect
     from geoelle.mapping import difficulty
     from geoelle.searching import search
     from geoelle.store import open_store

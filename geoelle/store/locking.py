@@ -29,6 +29,8 @@ from geoelle.store.location import Location, StorePath, failure, reporting
 
 LEASE_S = 120.0
 RENEW_S = 30.0
+RENEWAL = "geoelle-lease"
+"""Name of the thread that renews one."""
 _held = threading.local()
 
 
@@ -198,7 +200,7 @@ def _lease(hold: Hold, what: str) -> Iterator[None]:
     tag = _take(lock, content, hold.place)
     ended = threading.Event()
     lost: list[str] = []
-    renewal = threading.Thread(target=_renew, args=(lock, content, tag, ended, lost), daemon=True)
+    renewal = threading.Thread(target=_renew, args=(lock, content, tag, ended, lost), daemon=True, name=RENEWAL)
     renewal.start()
     try:
         yield

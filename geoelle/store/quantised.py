@@ -55,7 +55,7 @@ def encode_embedding(data: Mapping[str, NDArray[Any]], dtype: str) -> dict[str, 
     embedding = np.asarray(stored["embedding"], dtype=np.float32)
     if dtype == "float16":
         largest = float(np.nanmax(np.abs(embedding), initial=0))
-        if largest > np.finfo(np.float16).max:
+        if largest > float(np.finfo(np.float16).max):
             raise ConfigError(
                 f"A feature of {largest:g} does not fit float16. Store the embeddings as float32 or int8."
             )

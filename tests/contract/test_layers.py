@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(
         ("searching", "running", "embedding", "sampling", "pairing", "calibration", "mapping", "change", "simulate"), 4
     ),
+    **dict.fromkeys(("inspecting", "inspection_tables"), 4),
     **dict.fromkeys(("benchmark", "webmap", "training"), 5),
     **dict.fromkeys(("workflow", "cli", "__main__"), 6),
 }
