@@ -160,17 +160,17 @@ def inspect(store: StorePath, *, verify: bool = False) -> StoreReport:
     place = Location.of(store)
     root = open_group(place)
     kind = root.attrs.get("geoelle:kind")
-    if kind not in _FLAGS:
+    if not isinstance(kind, str) or kind not in _FLAGS:
         raise StoreError(f"{place} is a Zarr store of kind {kind!r}. Expected {', '.join(_FLAGS)}.")
     paths = zone_paths(place)
-    zones = tuple(_inspect_zone(zone, path, str(kind), verify) for zone, path in paths.items())
+    zones = tuple(_inspect_zone(zone, path, kind, verify) for zone, path in paths.items())
     attrs = _attrs_of(paths.values()) | dict(root.attrs)
     log = _log_lines(place)
     dtype = str(attrs.get("geoelle:dtype", "float32")) if kind == "embeddings" else ""
     failed = any(date.jobs_failed or date.jobs_missing for zone in zones for date in zone.dates)
     return StoreReport(
         store=str(place),
-        kind=str(kind),
+        kind=kind,
         dtype=dtype,
         encoder=_mapping(attrs.get("geoelle:encoder")),
         zones=zones,

@@ -253,7 +253,7 @@ def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) 
     """
     place = Location.of(path)
     found = open_group(place).attrs.get("geoelle:kind")
-    if found not in _CHECKS or (kind is not None and found != kind):
+    if not isinstance(found, str) or found not in _CHECKS or (kind is not None and found != kind):
         raise StoreError(
             f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "
             "give the store that the verb asks for."
@@ -266,7 +266,7 @@ def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) 
             f"{path} cannot be opened ({error}). If a run was killed while it added dates, run it again; "
             "otherwise make the store again."
         ) from None
-    _CHECKS[str(found)](ds)
+    _CHECKS[found](ds)
     if load:
         for name in ds.data_vars:
             ds[name] = (ds[name].dims, read_values(ds[name]), ds[name].attrs)

@@ -29,12 +29,6 @@ BRIEF = settings(
     suppress_health_check=list(HealthCheck),
     derandomize=True,
 )
-    max_examples=10,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-)
 
 
 @pytest.fixture(scope="module")
