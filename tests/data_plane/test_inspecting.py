@@ -151,17 +151,20 @@ def test_what_is_no_store_of_geoelles(tmp_path: Path, kind: str) -> None:
     [
         {"geoelle:encoder": 3}, {"geoelle:scenes": [1]}, {"geoelle:area": None}, {"geoelle:software": "x"},
         {"geoelle:grid": {"epsg": "x"}}, {"geoelle:zones": ["../../etc"]}, {"geoelle:zones": []},
-        {"geoelle:dtype": {"a": 1}}, {"geoelle:aoi": {"features": [{"geometry": {"type": "Polygon", "coordinates": []}}]}},
+        {"geoelle:dtype": {"a": 1}},
+        {"geoelle:aoi": {"features": [{"geometry": {"type": "Polygon", "coordinates": []}}]}},
     ],
 )  # fmt: skip
 def test_hostile_attributes_give_a_report_or_one_sentence(tmp_path: Path, hostile: dict[str, object]) -> None:
     path = tmp_path / "e.zarr"
     make_whole(path)
     zarr.open_group(path, mode="r+").attrs.put({**attrs(), **hostile})
+    said = ""
     try:
         assert geoelle.inspect(path, verify=True).tables()["Store"]
     except StoreError as error:
-        assert str(path) in str(error)
+        said = str(error)
+    assert not said or str(path) in said
 
 
 def test_the_log_lies_beside_the_store() -> None:
