@@ -19,8 +19,9 @@ from geoelle.running import Progress, no_progress
 from geoelle.schema import SUPPORT_NO_DATA
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
-from geoelle.store.layout import Variable, extent_of, read_values, write_store
+from geoelle.store.layout import Variable, extent_of, write_store
 from geoelle.store.probes import read_probe
+from geoelle.store.quantised import read_embedding
 
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
@@ -156,7 +157,7 @@ def _write(target: Path, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any],
     def dates() -> Iterator[dict[str, NDArray[np.generic]]]:
         progress(0, len(days))
         for i in range(len(days)):
-            scores = probe.predict_with_error(read_values(ds["embedding"].isel(time=i)))
+            scores = probe.predict_with_error(read_embedding(ds, i))
             yield {
                 "difficulty": scores.difficulty,
                 "difficulty_se": scores.difficulty_se,

@@ -20,7 +20,9 @@ from geoelle.jobs import ENCODING, ChipOptions, cached_encoder, reaching, read_c
 from geoelle.records import Scene
 from geoelle.sampling import Candidates
 from geoelle.sensors import get_sensor
-from geoelle.store.layout import extent_of, read_values
+from geoelle.store.layout import extent_of
+from geoelle.store.layout import extent_of
+from geoelle.store.quantised import read_embedding
 from geoelle.texture import TEXTURE_NAMES, texture_features
 
 
@@ -157,7 +159,7 @@ def to_pairs(
     embedding = np.empty((len(time), ds.sizes["feature"]), dtype=np.float32)
     for t in np.unique(time):
         here = time == t
-        embedding[here] = read_values(ds["embedding"].isel(time=int(t)))[rows[here], columns[here]]
+        embedding[here] = read_embedding(ds, int(t))[rows[here], columns[here]]
     days = ds["time"].values[time]
     frame = gpd.GeoDataFrame(
         {

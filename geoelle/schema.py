@@ -48,6 +48,9 @@ EMBEDDING_VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "contrast": (_RASTER, "float32"),
     "status": (_RASTER, "uint8"),
 }
+EMBEDDING_DTYPES = ("float32", "float16", "int8")
+"""How an embedding store may keep its embeddings; int8 has one scale per chip beside it."""
+EMBEDDING_SCALE = "embedding_scale"
 _COMMON_ATTRS = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
     "geoelle:software",
@@ -215,13 +218,24 @@ def _check_attrs(attrs: Any, what: str, names: Iterable[str]) -> None:
             raise _refuse(what, f"attributes {sorted(attrs)}", f"{name!r}", "Make the store again.")
 
 
+def _embedding_variables(ds: xr.Dataset) -> dict[str, tuple[tuple[str, ...], str]]:
+    """What a store has to hold, by the dtype of its embeddings."""
+    expected = dict(EMBEDDING_VARIABLES)
+    dtype = str(ds["embedding"].dtype) if "embedding" in ds.data_vars else "float32"
+    if dtype in EMBEDDING_DTYPES:
+        expected["embedding"] = (expected["embedding"][0], dtype)
+    if dtype == "int8":
+        expected[EMBEDDING_SCALE] = (_RASTER, "float32")
+    return expected
+
+
 def check_embeddings(ds: xr.Dataset) -> None:
     """Refuse a dataset that is not an embedding store.
 
     Raises:
         SchemaError: With the variable, what was found and what was expected.
     """
-    _check_dataset(ds, "Embeddings", EMBEDDING_VARIABLES)
+    _check_dataset(ds, "Embeddings", _embedding_variables(ds))
     _check_attrs(ds.attrs, "Embeddings", ("geoelle:kind", *_COMMON_ATTRS))
     _check_attrs(ds.attrs["geoelle:encoder"], "Embeddings, attribute 'geoelle:encoder'", ENCODER_ATTRS)
 

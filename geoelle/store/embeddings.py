@@ -1,80 +1,108 @@
 """The embedding store: one shard per job, and beside the data the digest of what each job was made of.
 
-A job's digest is written last and cleared first, so a job that was killed half-way is never taken for done.
+A job's digest is written last and cleared first, and so is its status within it: a job that was killed half-way is
+never taken for done, nor are its chips. Every chunk carries a checksum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+import zarr.errors
 from numpy.typing import NDArray
+from obstore.exceptions import BaseError
+from zarr.codecs import Crc32cCodec
 
 from geoelle import schema
 from geoelle.errors import StoreError
 from geoelle.grid import GridExtent, Tile
 from geoelle.provenance import digest
-from geoelle.store.atomic import replacing
-from geoelle.store.layout import Variable, create_store, grid_attrs, open_group
+from geoelle.store.layout import Variable, create_store, grid_attrs, is_stored, making, open_group
+from geoelle.store.location import Location, StorePath, reporting, said
+from geoelle.store.locking import Hold, check_hold
+from geoelle.store.quantised import encode_embedding, stored_variables
 
 _INNER_CHUNK = 8
 _NS = "datetime64[ns]"
 JOB_DIGEST = "job_digest"
+DTYPE = "geoelle:dtype"
+"""Attribute: how numbers of the embedding are stored."""
 # What decides whether two runs may share a store; a change of any makes other bytes.
 _IDENTITY = ("geoelle:grid", "geoelle:encoder", "geoelle:config", "geoelle:area")
 
 
-def embedding_variables(n_features: int, units: str) -> list[Variable]:
-    """The arrays of an embedding store."""
+def embedding_variables(n_features: int, units: str, dtype: str = "float32") -> list[Variable]:
+    """The arrays of an embedding store.
+
+    Args:
+        n_features: Length of an embedding.
+        units: Of the pixels, so of `contrast`.
+        dtype: How the embedding is stored: `float32`, `float16`, or `int8` with one scale per chip.
+
+    Raises:
+        ConfigError: If the dtype is none of these.
+    """
     flags = {"flag_values": list(range(7)), "flag_meanings": schema.STATUS_MEANINGS}
     nan = float("nan")
+
+    def raster(name: str, long_name: str, units: str) -> Variable:
+        return Variable(name, "float32", nan, {}, {"long_name": long_name, "units": units}, crc32c=True)
+
     return [
+        *stored_variables(n_features, dtype, _INNER_CHUNK),
+        *(raster(name, f"share of {name.partition('_')[0]} pixels", "1") for name in schema.FRACTIONS),
+        raster("contrast", "standard deviation in the chip", units),
         Variable(
-            "embedding", "float32", nan, {"feature": n_features}, {"long_name": "embedding", "units": "1"}, _INNER_CHUNK
+            "status", "uint8", schema.NOT_DONE, {}, {"long_name": "what became of the chip", **flags}, crc32c=True
         ),
-        *(
-            Variable(name, "float32", nan, {}, {"long_name": f"share of {name.partition('_')[0]} pixels", "units": "1"})
-            for name in schema.FRACTIONS
-        ),
-        Variable("contrast", "float32", nan, {}, {"long_name": "standard deviation in the chip", "units": units}),
-        Variable("status", "uint8", schema.NOT_DONE, {}, {"long_name": "what became of the chip", **flags}),
-    ]  # fmt: skip
+    ]
 
 
 def prepare(
-    path: Path,
+    path: StorePath,
     extent: GridExtent,
     days: Sequence[np.datetime64],
     *,
     n_features: int,
     units: str,
     attrs: Mapping[str, Any],
+    dtype: str = "float32",
 ) -> dict[np.datetime64, int]:
-    """Make the store, or add what dates it lacks to the one that is there.
+    """Make the store, or add what dates it lacks to the one that is there. The caller holds its `store_lock`.
 
     Returns:
         Index on the time axis of each of its dates.
 
     Raises:
-        StoreError: If the store there was made with another grid, encoder or config.
+        StoreError: If the store there was made with another grid, encoder, config or dtype, or cannot be written.
+        ConfigError: If the dtype is unknown.
     """
-    if not path.exists():
-        with replacing(path) as partial:
-            create_store(partial, extent, sorted(days), embedding_variables(n_features, units), attrs)
-            _create_digests(zarr.open_group(partial, mode="r+"), extent, len(days))
-    root = open_group(path, mode="r+")
-    _refuse_another(path, root.attrs, attrs)
-    known = _mend(path, root)
-    missing = sorted(set(days) - set(known))
-    if missing:
-        _append(root, known, missing)
-    changed = {k: v for k, v in attrs.items() if k not in root.attrs or digest(root.attrs[k]) != digest(v)}
-    if changed:
-        root.attrs.update(changed)
+    place = Location.of(path)
+    attrs = {**attrs, DTYPE: dtype}
+    variables = embedding_variables(n_features, units, dtype)
+    with reporting(place, "written"):
+        if not is_stored(place):
+            with making(place, str(attrs["geoelle:kind"])) as partial:
+                _create_digests(open_unfinished(partial), extent, len(days))
+                create_store(partial, extent, sorted(days), variables, attrs)
+        root = open_group(place, mode="r+")
+        _refuse_another(place, root.attrs, attrs)
+        known = _mend(place, root)
+        missing = sorted(set(days) - set(known))
+        if missing:
+            _append(root, known, missing)
+        changed = {k: v for k, v in attrs.items() if k not in root.attrs or digest(root.attrs[k]) != digest(v)}
+        if changed:
+            root.attrs.update(changed)
     return {day: i for i, day in enumerate([*known, *missing])}
+
+
+def open_unfinished(place: Location) -> zarr.Group:
+    """The group of a store that is being made."""
+    return zarr.open_group(place.zarr_store(), mode="r+", zarr_format=3)
 
 
 def _create_digests(root: zarr.Group, extent: GridExtent, n_days: int) -> None:
@@ -84,6 +112,7 @@ def _create_digests(root: zarr.Group, extent: GridExtent, n_days: int) -> None:
         chunks=(1, 1, 1, 32),
         dtype="uint8",
         fill_value=0,
+        compressors=Crc32cCodec(),
         dimension_names=("time", "tile_y", "tile_x", "byte"),
     ).attrs["long_name"] = "sha256 of what the job was made of; zero: not done"
 
@@ -97,13 +126,15 @@ def _append(root: zarr.Group, known: list[np.datetime64], missing: list[np.datet
     time[len(known) :] = np.asarray(missing, dtype=_NS).astype("datetime64[D]").astype(np.int64)
 
 
-def _mend(path: Path, root: zarr.Group) -> list[np.datetime64]:
+def _mend(place: Location, root: zarr.Group) -> list[np.datetime64]:
     """The store's dates, after clearing away what a run that was killed left behind.
 
-    That is files half written, and arrays that grew for dates which `time` does not hold yet.
+    That is files half written, and arrays that grew for dates which `time` does not hold yet. No other run's files:
+    whoever prepares a store holds its lock. An object store shows no half-written object.
     """
-    for left in path.rglob("*.partial"):
-        left.unlink(missing_ok=True)
+    if not place.is_remote:
+        for left in place.path.rglob("*.partial"):
+            left.unlink(missing_ok=True)
     days = _days(root)
     while days and days[-1] == np.datetime64(0, "ns"):  # `time` itself grew but was not filled in
         days.pop()
@@ -126,7 +157,7 @@ def _days(root: zarr.Group) -> list[np.datetime64]:
     return list(values.astype("datetime64[D]").astype(_NS))
 
 
-def _refuse_another(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
+def _refuse_another(path: Location, found: Any, wanted: Mapping[str, Any]) -> None:
     kind = found.get("geoelle:kind")
     if kind != wanted["geoelle:kind"]:
         raise StoreError(f"{path} is a Zarr store of kind {kind!r}. It is left as it is; give another --out.")
@@ -142,37 +173,77 @@ def _refuse_another(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
             f"{path} was made with another {name.removeprefix('geoelle:')}: {said or 'none recorded'}. "
             "It is left as it is; give another --out, or delete it."
         )
+    stored = found.get(DTYPE, "float32")
+    if stored != wanted[DTYPE]:
+        raise StoreError(
+            f"{path} holds embeddings as {stored} (this run: {wanted[DTYPE]}). "
+            "It is left as it is; give another --out, or delete it."
+        )
 
 
-def stored_digests(path: Path) -> NDArray[np.uint8]:
+def stored_digests(path: StorePath) -> NDArray[np.uint8]:
     """Digests of the jobs done, (time, tile_y, tile_x, 32); zero where not done.
 
     Raises:
-        StoreError: If the store lacks them.
+        StoreError: If the store lacks them, or they are damaged.
     """
     try:
         return np.asarray(open_group(path)[JOB_DIGEST][...])  # type: ignore[index]
-    except (KeyError, OSError, ValueError) as error:
-        raise StoreError(f"{path} lacks the digests of its jobs ({error}). Make the store again.") from None
+    except (KeyError, OSError, ValueError, RuntimeError, BaseError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(
+            f"{path} lacks the digests of its jobs, or they are damaged ({said(error)}). "
+            f"Delete its folder {JOB_DIGEST}/c, and every job is done again."
+        ) from None
 
 
 def write_job(
-    path: Path,
+    path: StorePath,
     time_index: int,
     tile_index: tuple[int, int],
     tile: Tile,
     data: Mapping[str, NDArray[np.generic]],
     job_digest: str | None,
+    hold: Hold | None = None,
 ) -> None:
-    """Write one job's chunks; its digest last, or none where the job failed."""
-    root = open_group(path, mode="r+")
-    digests: Any = root[JOB_DIGEST]
-    digests[time_index, *tile_index] = np.zeros(32, dtype=np.uint8)
-    for name, values in data.items():
-        array: Any = root[name]
-        array[time_index, tile.y, tile.x] = values
-    if job_digest is not None:
-        digests[time_index, *tile_index] = np.frombuffer(bytes.fromhex(job_digest), dtype=np.uint8)
+    """Write one job's chunks; its digest last, or none where the job failed.
+
+    Digest and status are cleared first and written last, so whatever stops this leaves a job that is not done, and
+    chips that no reader takes for done.
+
+    Args:
+        path: The store.
+        time_index: On its time axis.
+        tile_index: Row and column of the tile in the store.
+        tile: The tile.
+        data: By variable; `embedding` as float32, stored as the store's dtype asks.
+        job_digest: What the job was made of, 64 hexadecimal digits; None where it failed.
+        hold: The run's lock of the store; a run that lost it gives the job up.
+
+    Raises:
+        StoreError: If it cannot be written: the disk is full or read-only, the network is away, the lock is lost.
+    """
+    place = Location.of(path)
+    with reporting(place, "written"):
+        if hold is not None:
+            check_hold(hold)
+        root = open_group(place, mode="r+")
+        stored = encode_embedding(data, str(root.attrs.get(DTYPE, "float32")))
+        digests, status = _array(root, JOB_DIGEST), _array(root, "status")
+        digests[time_index, *tile_index] = 0
+        status[time_index, tile.y, tile.x] = schema.NOT_DONE
+        for name in sorted(stored, key=lambda n: n == "status"):
+            _array(root, name)[time_index, tile.y, tile.x] = stored[name]
+        if job_digest is not None:
+            if hold is not None:
+                check_hold(hold)
+            digests[time_index, *tile_index] = np.frombuffer(bytes.fromhex(job_digest), dtype=np.uint8)
+
+
+def _array(root: zarr.Group, name: str) -> Any:
+    try:
+        return root[name]
+    except KeyError:
+        raise StoreError(f"The store has no array {name!r}. Make the store again.") from None
 
 
 def common_attrs(extent: GridExtent, encoder: Mapping[str, Any], aoi: Mapping[str, Any]) -> dict[str, Any]:

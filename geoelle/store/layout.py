@@ -1,13 +1,17 @@
 """Zarr v3 stores on the chip grid: made whole by the coordinator, filled chunk by chunk, opened as xarray.
 
 Only the coordinator writes metadata, before jobs start; a job writes whole chunks of its own.
+
+A store on a disk is made beside its place and renamed. Object stores cannot rename, so there the root says first that
+the store is unfinished, which every reader refuses, and gets its attributes last, in one put.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +25,21 @@ from geozarr_toolkit.conventions import (
     SpatialConventionMetadata,
 )
 from numpy.typing import NDArray
+from obstore.exceptions import BaseError
 from pyproj import CRS
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from geoelle.errors import NotFoundError, StoreError
 from geoelle.grid import ChipGrid, GridExtent
 from geoelle.schema import check_delta, check_difficulty, check_embeddings
 from geoelle.store.atomic import replacing
+from geoelle.store.location import Location, StorePath, reporting, said
+from geoelle.store.locking import store_lock
 
-_DAY = np.timedelta64(1, "D")
+UNFINISHED = "geoelle:unfinished"
+"""Attribute of a store in an object store while it is being made."""
+# The level is pinned, so that the same numbers are the same bytes whatever Zarr's default becomes.
+_ZSTD_LEVEL = 3
 _CHECKS = {"embeddings": check_embeddings, "difficulty": check_difficulty, "delta": check_delta}
 
 
@@ -44,17 +55,80 @@ class Variable:
     attrs: Mapping[str, Any]
     inner_chunk: int | None = None
     """Edge in chips of the chunks inside a job's shard; None: not sharded."""
+    crc32c: bool = False
+    """Checksum by Zarr's crc32c codec, which GDAL 3.12 does not read; else by Zstandard's own, which it does."""
+
+    @property
+    def compressors(self) -> tuple[Any, ...]:
+        """Codecs that compress, and make a damaged or cut chunk an error instead of numbers."""
+        return (ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()) if self.crc32c else (checksummed(),)
+
+
+def checksummed() -> ZstdCodec:
+    """Compression with a checksum in each frame, which every reader of Zstandard checks."""
+    return ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
+
+
+@contextmanager
+def making(path: StorePath, kind: str) -> Iterator[Location]:
+    """A place to make a store in, that becomes the store at `path` once its attributes are written and the block ends.
+
+    In an object store what was there is given up first. A failure or kill leaves a store that is marked unfinished.
+    """
+    place = Location.of(path)
+    if not place.is_remote:
+        with replacing(place.path) as partial:
+            _begin(Location.of(partial), kind)
+            yield Location.of(partial)
+        return
+    _begin(place, kind)
+    place.delete(keep="zarr.json")
+    yield place
+
+
+def _begin(place: Location, kind: str) -> None:
+    attrs = {"geoelle:kind": kind, UNFINISHED: True}
+    root = {"attributes": attrs, "zarr_format": 3, "node_type": "group"}
+    (place / "zarr.json").write_bytes(json.dumps(root).encode())
+
+
+def is_stored(path: StorePath) -> bool:
+    """Whether a store, or anything else, is there. What a killed run left unfinished in an object store does not count.
+
+    Raises:
+        StoreError: If the place cannot be asked.
+    """
+    place = Location.of(path)
+    if not place.exists():
+        return False
+    if not place.is_remote:
+        return True
+    try:
+        root = json.loads((place / "zarr.json").read_bytes())
+        return not (isinstance(root, dict) and (root.get("attributes") or {}).get(UNFINISHED))
+    except (NotFoundError, ValueError, AttributeError):
+        return True  # something else, which is not to be lost
 
 
 def create_store(
-    path: Path,
+    path: StorePath,
     extent: GridExtent,
     days: Sequence[np.datetime64],
     variables: Sequence[Variable],
     attrs: Mapping[str, Any],
 ) -> None:
-    """Make a store's metadata at `path`, which must not exist: arrays of fill values, coordinates, CRS, attributes."""
-    root = zarr.create_group(path, zarr_format=3)
+    """Make a store's metadata at `path`, a place given by `making`: arrays of fill values, coordinates, attributes.
+
+    The attributes come last: until then the store says that it is unfinished.
+    """
+    root = zarr.open_group(Location.of(path).zarr_store(), mode="r+", zarr_format=3)
+    _create_arrays(root, extent, days, variables)
+    root.attrs.put({**_geo_attrs(extent), **attrs})
+
+
+def _create_arrays(
+    root: zarr.Group, extent: GridExtent, days: Sequence[np.datetime64], variables: Sequence[Variable]
+) -> None:
     height, width = extent.shape
     tile = extent.tile_chips
     for variable in variables:
@@ -69,18 +143,23 @@ def create_store(
             # A shard holds whole chunks: a tile that cannot be split evenly is one chunk.
             chunks=job if inner is None or tile % inner else (1, inner, inner, *trailing),
             shards=None if inner is None else job,
+            compressors=variable.compressors,
             dimension_names=("time", "y", "x", *variable.trailing),
         )
         array.attrs.update({**variable.attrs, "grid_mapping": "spatial_ref"})
     _create_coordinates(root, extent, days)
-    root.attrs.update({**_geo_attrs(extent), **attrs})
 
 
 def _create_coordinates(root: zarr.Group, extent: GridExtent, days: Sequence[np.datetime64]) -> None:
     crs = CRS.from_epsg(extent.grid.epsg)
     for axis, values in (("y", extent.y), ("x", extent.x)):
         array = root.create_array(
-            axis, shape=values.shape, dtype="float64", chunks=values.shape, dimension_names=(axis,)
+            axis,
+            shape=values.shape,
+            dtype="float64",
+            chunks=values.shape,
+            compressors=checksummed(),
+            dimension_names=(axis,),
         )
         array[:] = values
         word = "northing" if axis == "y" else "easting"
@@ -91,7 +170,9 @@ def _create_coordinates(root: zarr.Group, extent: GridExtent, days: Sequence[np.
                 "long_name": f"{word} of the chip's centre",
             }
         )
-    time = root.create_array("time", shape=(len(days),), dtype="int64", chunks=(1024,), dimension_names=("time",))
+    time = root.create_array(
+        "time", shape=(len(days),), dtype="int64", chunks=(1024,), compressors=checksummed(), dimension_names=("time",)
+    )
     time[:] = _as_days(days)
     time.attrs.update(
         {
@@ -130,7 +211,7 @@ def _geo_attrs(extent: GridExtent) -> dict[str, Any]:
 
 
 def write_store(
-    path: Path,
+    path: StorePath,
     extent: GridExtent,
     days: Sequence[np.datetime64],
     variables: Sequence[Variable],
@@ -139,28 +220,29 @@ def write_store(
 ) -> None:
     """Write a whole store, date by date; takes the place of what is at `path` only once it is complete.
 
-    Args:
-        path: Folder of the store.
-        extent: The run's part of the grid.
-        days: Its dates.
-        variables: Its arrays.
-        dates: For each day, each variable's (y, x); an iterator keeps memory flat.
-        attrs: Attributes of the store.
+    In an object store the old one is given up when the first date comes, and the new one cannot be read until its
+    attributes are written, last of all.
+
+    Raises:
+        StoreError: If it cannot be written, or another run is writing it.
     """
-    with replacing(path) as partial:
-        create_store(partial, extent, days, variables, attrs)
-        root = zarr.open_group(partial, mode="r+")
+    place = Location.of(path)
+    kind = str(attrs.get("geoelle:kind"))
+    with store_lock(place, kind), reporting(place, "written"), making(place, kind) as partial:
+        root = zarr.open_group(partial.zarr_store(), mode="r+", zarr_format=3)
+        _create_arrays(root, extent, days, variables)
         for i, data in enumerate(dates):
             for variable in variables:
                 array: Any = root[variable.name]
                 array[i] = data[variable.name]
+        root.attrs.put({**_geo_attrs(extent), **attrs})
 
 
-def open_store(path: str | Path, kind: str | None = None, *, load: bool = False) -> xr.Dataset:
+def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) -> xr.Dataset:
     """Open a store, dates in order, checked against its contract.
 
     Args:
-        path: Folder of the store.
+        path: Folder of the store, or its URL.
         kind: `embeddings`, `difficulty` or `delta`; None takes whichever it is.
         load: Read it into memory; else arrays are read when they are used.
 
@@ -169,21 +251,22 @@ def open_store(path: str | Path, kind: str | None = None, *, load: bool = False)
         StoreError: If it is not one of geoelle's, or of another kind.
         SchemaError: If it breaks its contract.
     """
-    root = open_group(path)
-    found = root.attrs.get("geoelle:kind")
-    if found not in _CHECKS or (kind is not None and found != kind):
+    place = Location.of(path)
+    found = open_group(place).attrs.get("geoelle:kind")
+    if not isinstance(found, str) or found not in _CHECKS or (kind is not None and found != kind):
         raise StoreError(
             f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "
             "give the store that the verb asks for."
         )
     try:
-        ds: xr.Dataset = xr.open_zarr(path, consolidated=False, decode_coords="all", chunks=None).sortby("time")
-    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+        source: Any = place.zarr_store(read_only=True) if place.is_remote else str(place)
+        ds: xr.Dataset = xr.open_zarr(source, consolidated=False, decode_coords="all", chunks=None).sortby("time")
+    except (BaseError, OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
         raise StoreError(
             f"{path} cannot be opened ({error}). If a run was killed while it added dates, run it again; "
             "otherwise make the store again."
         ) from None
-    _CHECKS[str(found)](ds)
+    _CHECKS[found](ds)
     if load:
         for name in ds.data_vars:
             ds[name] = (ds[name].dims, read_values(ds[name]), ds[name].attrs)
@@ -198,25 +281,32 @@ def read_values(array: xr.DataArray) -> NDArray[Any]:
     """
     try:
         return np.asarray(array.values)
-    except (OSError, ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
+    except (BaseError, OSError, ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
         raise StoreError(
-            f"Variable {array.name} cannot be read ({error}). A file of the store is damaged: make the store again."
+            f"Variable {array.name} cannot be read ({said(error)}). A file of the store is damaged, which "
+            "`geoelle inspect --verify` names, or cannot be reached. Delete what is damaged, or make the store again."
         ) from None
 
 
-def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
+def open_group(path: StorePath, mode: str = "r") -> zarr.Group:
     """The Zarr group at `path`.
 
     Raises:
         NotFoundError: If there is none.
-        StoreError: If something else is there.
+        StoreError: If something else is there, or a store that was not finished.
     """
-    if not Path(path).exists():
-        raise NotFoundError(f"There is no store at {path}. Make it with the verb before this one.")
+    place = Location.of(path)
+    if not place.exists():
+        raise NotFoundError(f"There is no store at {place}. Make it with the verb before this one.")
     try:
-        return zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
-        raise StoreError(f"{path} is not a Zarr v3 store ({error}). Give the folder of a geoelle store.") from None
+        group = zarr.open_group(place.zarr_store(read_only=mode == "r"), mode=mode, zarr_format=3)  # type: ignore[arg-type]
+    except (BaseError, OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(
+            f"{place} is not a Zarr v3 store ({said(error)}). Give the folder of a geoelle store."
+        ) from None
+    if group.attrs.get(UNFINISHED):
+        raise StoreError(f"{place} is not whole: the run that makes it was stopped or is still at it. Run it again.")
+    return group
 
 
 def grid_attrs(extent: GridExtent) -> dict[str, Any]:

@@ -39,6 +39,7 @@ LAYERS: dict[str, int] = {
         ),
         4,
     ),
+    **dict.fromkeys(("inspecting", "inspection_tables"), 4),
     **dict.fromkeys(("benchmark", "webmap", "training"), 5),
     **dict.fromkeys(("workflow", "cli", "__main__"), 6),
 }

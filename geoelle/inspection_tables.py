@@ -1,0 +1,102 @@
+"""A store's report as plain text in columns, for whoever shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoelle.inspecting import StoreReport, ZoneReport
+
+type Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
+"""Names of the columns, and the rows."""
+
+_LONGEST = 200
+
+
+def report_tables(report: StoreReport) -> dict[str, Table]:
+    """Tables by title: the store, its zones, its dates, and what failed, is damaged or cannot be read, if anything."""
+    tables: dict[str, Table] = {
+        "Store": (("what", "value"), _store_rows(report)),
+        "Zones": (("zone", "chips (y, x)", "chip, stride", "dates", "files", "size"), _zone_rows(report)),
+        "Dates": (("zone", "date", "items", "chips", "jobs"), _date_rows(report)),
+    }
+    if report.failures:
+        rows = [(failure.job, failure.error, failure.run) for failure in report.failures]
+        tables["Failed jobs"] = (("job", "why", "tried last"), rows)
+    damaged = [(z.zone, c.array, c.file, c.error) for z in report.zones for c in z.damaged or ()]
+    if damaged:
+        tables["Damaged chunks"] = (("zone", "array", "file", "what is wrong"), damaged)
+    trouble = [(zone.zone, text) for zone in report.zones for text in zone.trouble]
+    if trouble:
+        tables["Cannot be read"] = (("zone", "what is wrong"), trouble)
+    return tables
+
+
+def human_bytes(n: float) -> str:
+    """A size in B, kB, MB, GB or TB (powers of 1,000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:,.0f} {unit}" if unit == "B" else f"{n:,.1f} {unit}"
+        n /= 1000
+    return f"{n:,.1f} TB"
+
+
+def _store_rows(report: StoreReport) -> list[tuple[str, ...]]:
+    encoder = report.encoder
+    rows: list[tuple[str, ...]] = [("store", report.store), ("kind", report.kind)]
+    if encoder:
+        size = f"{encoder.get('n_features', '?')} features, chips of {encoder.get('chip_size_px', '?')} px"
+        rows.append(("encoder", f"{encoder.get('name', '?')} ({size})"))
+    if report.dtype:
+        rows.append(("stored as", report.dtype))
+    rows.append(("chips with a value", f"{report.n_chips:,}"))
+    rows.append(("size", human_bytes(report.n_bytes)))
+    if report.n_chips:
+        rows.append(("bytes per chip", f"{report.bytes_per_chip:,.0f}"))
+    if report.kind == "embeddings":
+        rows.append(("jobs", ", ".join(f"{n:,} {name}" for name, n in report.jobs.items())))
+        rows.append(("runs", f"{report.runs}, the last at {report.last_run.get('time', 'an unknown time')}"))
+    rows.append(("software", ", ".join(f"{k} {v}" for k, v in sorted(report.software.items())) or "not recorded"))
+    rows += [(name.removeprefix("geoelle:"), _short(value)) for name, value in report.provenance.items()]
+    return rows
+
+
+def _zone_rows(report: StoreReport) -> list[tuple[str, ...]]:
+    return [
+        (
+            _zone_name(zone),
+            f"{zone.shape[0]:,} × {zone.shape[1]:,}",
+            f"{zone.grid.get('chip_size_m', '?')} m, {zone.grid.get('stride_m', '?')} m",
+            f"{len(zone.dates):,}",
+            f"{zone.n_files:,}",
+            human_bytes(zone.n_bytes),
+        )
+        for zone in report.zones
+    ]
+
+
+def _date_rows(report: StoreReport) -> list[tuple[str, ...]]:
+    return [
+        (
+            _zone_name(zone),
+            date.date,
+            " ".join(date.items),
+            ", ".join(f"{n:,} {name}" for name, n in date.chips.items()),
+            f"{date.jobs_done} done, {date.jobs_failed} failed, {date.jobs_missing} missing"
+            if report.kind == "embeddings"
+            else "",
+        )
+        for zone in report.zones
+        for date in zone.dates
+    ]
+
+
+def _zone_name(zone: ZoneReport) -> str:
+    return f"EPSG:{zone.zone or zone.grid.get('epsg', '?')}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
