@@ -28,6 +28,8 @@ from geoelle.grid import ChipGrid, GridExtent
 from geoelle.schema import check_delta, check_difficulty, check_embeddings
 from geoelle.store.atomic import replacing
 
+ZONES = "geoelle:zones"
+"""Attribute of a group over the stores of several zones: their names."""
 _DAY = np.timedelta64(1, "D")
 _CHECKS = {"embeddings": check_embeddings, "difficulty": check_difficulty, "delta": check_delta}
 
@@ -166,11 +168,17 @@ def open_store(path: str | Path, kind: str | None = None, *, load: bool = False)
 
     Raises:
         NotFoundError: If there is no store.
-        StoreError: If it is not one of geoelle's, or of another kind.
+        StoreError: If it is not one of geoelle's, of another kind, or a group of several zones.
         SchemaError: If it breaks its contract.
     """
     root = open_group(path)
     found = root.attrs.get("geoelle:kind")
+    if (zones := root.attrs.get(ZONES)) is not None:
+        names = ", ".join(map(str, zones)) if isinstance(zones, list) else repr(zones)
+        raise StoreError(
+            f"{path} holds a store for each of several zones: {names}. Open one of these folders in it, or all with "
+            "geoelle.store.open_area."
+        )
     if found not in _CHECKS or (kind is not None and found != kind):
         raise StoreError(
             f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "
