@@ -95,7 +95,13 @@ def _from_frame(frame: gpd.GeoDataFrame, name: str) -> gpd.GeoDataFrame:
         raise AOIError(f"{name} has no CRS. Set it, for example with GeoDataFrame.set_crs, then give it again.")
     if frame.crs.is_projected:
         frame = frame.set_geometry(frame.geometry.segmentize(_MAX_SEGMENT_M))
-    lonlat = frame.to_crs(4326)
+    try:
+        lonlat = frame.to_crs(4326)
+    except (RuntimeError, ValueError) as error:  # what PROJ raises, as for a CRS that lies nowhere on Earth
+        raise AOIError(
+            f"{name} cannot be carried from its CRS, {frame.crs.name}, to longitude and latitude ({error}). Give it in "
+            "EPSG:4326."
+        ) from None
     properties = [
         {key: row[key] for key in ("aoi_id", "name") if key in lonlat.columns} for _, row in lonlat.iterrows()
     ]

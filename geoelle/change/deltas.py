@@ -97,10 +97,11 @@ def delta(
         "min_looks": min_looks,
     }
     made_of = {zone: _made_of(zone, zones, options, alert_z) for zone in zones}
+    there = paths_like(out, "delta", list(zones)) if Path(out).exists() else {}
+    todo = [zone for zone in zones if zone not in there or not unchanged(there[zone], "delta", made_of[zone])]
+    # Judged before anything is made at `out`: there may be too little history.
+    judged = _judge(zones, options, reference_dates, exclude_dates, dates, alert_z) if todo else {}
     targets = paths_like(out, "delta", list(zones))
-    todo = [zone for zone, target in targets.items() if not unchanged(target, "delta", made_of[zone])]
-    if todo:
-        judged = _judge(zones, options, reference_dates, exclude_dates, dates, alert_z)
     for zone in todo:
         data, floors = judged[zone]
         added = {

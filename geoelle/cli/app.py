@@ -24,10 +24,17 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_AOI_SUFFIXES = (".geojson", ".json", ".gpkg")
 
-Aoi = Annotated[str, typer.Option("--aoi", help="GeoJSON file, or west,south,east,north in degrees.")]
+Aoi = Annotated[
+    str, typer.Option("--aoi", help="GeoJSON or GeoPackage file, a place's name, or west,south,east,north in degrees.")
+]
 MaybeAoi = Annotated[
-    str | None, typer.Option("--aoi", help="GeoJSON file, or west,south,east,north; default: all the items cover.")
+    str | None,
+    typer.Option(
+        "--aoi",
+        help="GeoJSON or GeoPackage file, a place's name, or west,south,east,north; default: all the items cover.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes of the local Dask cluster; 1 is threads in this one.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs already.")]
@@ -206,13 +213,13 @@ def map(
     max_alerts: Annotated[int, typer.Option(min=1, help="Alerts drawn, best rank first.")] = 500,
 ) -> None:
     """Draw difficulty, delta and alerts into one HTML file that opens with no network."""
-    from geoelle.store import open_store
+    from geoelle.store import open_area
     from geoelle.store.tables import read_table
     from geoelle.webmap import map as draw
 
     drawn = draw(
-        open_store(difficulty, "difficulty", load=True),
-        delta=None if delta is None else open_store(delta, "delta", load=True),
+        open_area(difficulty, "difficulty", load=True),
+        delta=None if delta is None else open_area(delta, "delta", load=True),
         alerts=None if alerts is None else read_table(alerts),
         out=out,
         title=title,
@@ -229,13 +236,13 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Do the whole chain from one config: search, embed, calibrate, difficulty, delta, map."""
-    from geoelle.store import open_store
+    from geoelle.store import open_area
     from geoelle.workflow import run as run_chain
 
     with show.stages(quiet) as report:
         summary = run_chain(config, workers=workers, scheduler=scheduler, report=report)
     show.run_summary(summary)
-    show.resampled(open_store(summary.folder / "embeddings.zarr", "embeddings"))
+    show.resampled(open_area(summary.folder / "embeddings.zarr", "embeddings"))
     if summary.embedding.n_failed:
         raise typer.Exit(1)
 
@@ -252,7 +259,7 @@ def encoders(
 
 def _aoi(text: str) -> Any:
     parts = text.split(",")
-    if len(parts) == 1 or Path(text).exists() or (len(parts) != 4 and Path(parts[-1]).suffix in (".geojson", ".json")):
+    if len(parts) == 1 or Path(text).exists() or (len(parts) != 4 and Path(parts[-1]).suffix in _AOI_SUFFIXES):
         return text
     try:
         west, south, east, north = (float(p) for p in parts)  # also where there are more or fewer than four
