@@ -75,9 +75,12 @@ def _box(bbox: tuple[float, float, float, float]) -> BaseGeometry:
         west, south, east, north = (float(number) for number in bbox)
     except (TypeError, ValueError):
         raise AOIError(f"The bounding box {bbox} is not four numbers: west, south, east, north in degrees.") from None
-    within = all(abs(lon) <= _MAX_LON_DEG for lon in (west, east))
+    if max(abs(west), abs(east)) > _MAX_LON_DEG or max(abs(south), abs(north)) > 90:
+        raise AOIError(
+            f"The bounding box {bbox} is not in longitude and latitude. Expected west, south, east, north in degrees."
+        )
     width = east - west if east > west else east + 360 - west
-    if not (within and south < north and west != east and 0 < width <= (360 if east > west else 180)):
+    if not (south < north and west != east and 0 < width <= (360 if east > west else 180)):
         raise AOIError(
             f"The bounding box {bbox} is empty, or reaches too far round the Earth. Expected west, south, east, north "
             "in degrees with south < north, and west < east, or west > east for a box of at most 180 degrees across "

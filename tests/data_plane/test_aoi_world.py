@@ -52,11 +52,13 @@ def test_a_bounding_box_with_west_beyond_east() -> None:
 
 @pytest.mark.parametrize(
     "bbox",
-    [(2.9, 42.3, 2.8, 42.4), (0, 0, 0, 1), (0, 0, 1, 0), (float("nan"), 0, 1, 1), (0, 0, 400, 1), (170, 0, 169, 1)],
+    [(2.9, 42.3, 2.8, 42.4), (0, 0, 0, 1), (0, 0, 1, 0), (float("nan"), 0, 1, 1), (-170, 0, 200, 1), (170, 0, 169, 1)],
 )
 def test_a_box_that_is_none(bbox: tuple[float, float, float, float]) -> None:
     with pytest.raises(AOIError, match="empty, or reaches too far"):
         read_aoi(bbox)
+    with pytest.raises(AOIError, match="not in longitude and latitude"):
+        read_aoi((431_000, 5_360_000, 432_000, 5_361_000))
     for wrong in ((1, 2, 3), ("a", 0, 1, 1)):
         with pytest.raises(AOIError, match="not four numbers"):
             read_aoi(wrong)  # type: ignore[arg-type]
