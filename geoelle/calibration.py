@@ -19,19 +19,19 @@ from geoelle.embedding import ItemsLike, encoder_attrs, load_records
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, ProbeError, StoreError
 from geoelle.holdout import fold_digest, folds_from_blocks
-from geoelle.mapping import check_probe_fits, load_probe
+from geoelle.mapping import check_probe_fits, load_probe, one_encoder
 from geoelle.pairing import loss_jobs, measure_loss, to_pairs
 from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, fit_probe, held_out_difficulty
 from geoelle.probe.measures import correlation, delta_fidelity, partial_r, reliability
 from geoelle.provenance import digest
 from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
-from geoelle.sampling import draw_sample, find_candidates
+from geoelle.sampling import Looks, draw_sample, find_candidates
 from geoelle.schema import check_pairs
-from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import extent_of
 from geoelle.store.probes import check_probe_place, write_probe
 from geoelle.store.tables import check_table_place, read_table, write_table
+from geoelle.store.zones import open_zones, zone_paths
 from geoelle.texture import TEXTURE_NAMES
 
 DEFAULT_N = 5000
@@ -97,7 +97,8 @@ def calibrate(
 ) -> gpd.GeoDataFrame:
     """Sample chips of quiet dates, measure their own loss, and fit the probe that predicts it.
 
-    Chips are drawn evenly over strata of block, season and texture, in an order that depends on content alone.
+    Chips are drawn evenly over strata of block, season and texture, in an order that depends on content alone; those of
+    several zones together, as blocks know no zones.
     With fewer than 30 independent blocks no probe is fitted unless `allow_few`: the pairs are still written, and
     say how the shipped probe does on them.
 
@@ -130,15 +131,15 @@ def calibrate(
         raise ConfigError(
             f"n is {n}, masks {masks}, block_size_m {block_size_m}. Expected at least 1, at least 2, and above 0."
         )
-    ds = open_store(embeddings, "embeddings")
-    encoder = ds.attrs["geoelle:encoder"]
-    chip_size_m = extent_of(ds.attrs).grid.chip_size_m
+    zones = open_zones(embeddings, "embeddings")
+    encoder = one_encoder(zones)
+    chip_size_m = max(extent_of(ds.attrs).grid.chip_size_m for ds in zones.values())
     if block_size_m < _CHIPS_PER_BLOCK * chip_size_m:
         raise ConfigError(
             f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Expected at least "
             f"{_CHIPS_PER_BLOCK} chips to a block: smaller blocks are not independent."
         )
-    _refuse_other_weights(embeddings, ds)
+    _refuse_other_weights(embeddings, next(iter(zones.values())))
     if encoder["loss_kind"] == "unavailable":
         raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
     pairs_path = Path(pairs_out) if pairs_out is not None else Path(out).parent / "pairs.parquet"
@@ -152,16 +153,17 @@ def calibrate(
         "block_size_m": block_size_m,
         "allow_few": allow_few,
     }
-    made_of = digest({"jobs": digest(stored_digests(Path(embeddings)).tobytes().hex()), **options, "encoder": encoder})
+    made_of = digest({"jobs": _digest_of_jobs(embeddings), **options, "encoder": encoder})
     there = _unchanged(pairs_path, Path(out), made_of)
     if there is not None:
         return there
-    candidates = find_candidates(ds, quiet, exclude_dates, block_size_m)
+    candidates = find_candidates(zones, quiet, exclude_dates, block_size_m)
     chosen = draw_sample(candidates, n)
-    jobs = loss_jobs(ds, load_records(items), candidates, chosen, encoder["name"], encoder_threads(workers), masks)
+    looks = Looks(zones)
+    jobs = loss_jobs(looks, load_records(items), candidates, chosen, encoder["name"], encoder_threads(workers), masks)
     with cluster(workers, scheduler) as client:
         results = list(run_jobs(client, measure_loss, jobs, label="calibrate", progress=progress))
-    pairs, losses = to_pairs(ds, results, block_size_m)
+    pairs, losses = to_pairs(looks, results, block_size_m)
     probe, held_out, why = _fit(pairs, encoder, masks, block_size_m, allow_few)
     if held_out is None:
         shipped = load_probe(None, encoder)
@@ -178,6 +180,12 @@ def calibrate(
         write_probe(out, *probe.to_arrays())
     write_table(pairs, pairs_path)
     return pairs
+
+
+def _digest_of_jobs(embeddings: str | Path) -> str:
+    """Digest of every job of every zone; a store of one zone keeps the digest it always had."""
+    by_zone = {zone: digest(stored_digests(path).tobytes().hex()) for zone, path in zone_paths(embeddings).items()}
+    return by_zone[""] if "" in by_zone else digest(by_zone)
 
 
 def _unchanged(pairs_path: Path, probe: Path, made_of: str) -> gpd.GeoDataFrame | None:

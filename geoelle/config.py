@@ -33,7 +33,9 @@ class SearchConfig(_Section):
         description="Name of a provider, URL of a STAC API or static catalog, path of a static catalog or "
         "stac-geoparquet file."
     )
-    collections: tuple[str, ...] = Field((), description="Collection ids; empty: those the provider has for the sensor.")
+    collections: tuple[str, ...] = Field(
+        (), description="Collection ids; empty: those the provider has for the sensor."
+    )
     start: date = Field(description="First day.")
     end: date = Field(description="Last day.")
     sensor: str = Field("sentinel-2-l2a", description="Sensor whose bands the items must hold, or its YAML file.")
@@ -43,7 +45,9 @@ class SearchConfig(_Section):
     months: tuple[Annotated[int, Field(ge=1, le=12)], ...] = Field((), description="Months of the year; empty: all.")
     relative_orbits: tuple[int, ...] = Field((), description="Relative orbits; empty: all.")
     platforms: tuple[str, ...] = Field((), description="Satellites, as the items name them; empty: all.")
-    min_aoi_coverage_fraction: float = Field(0, ge=0, le=1, description="Share of the AOI that a day's items must cover.")
+    min_aoi_coverage_fraction: float = Field(
+        0, ge=0, le=1, description="Share of the AOI that a day's items must cover."
+    )
     fallback: str | None = Field(None, description="Provider to ask where the first does not answer.")
     exclude: tuple[str, ...] = Field((), description="Item ids to leave out.")
 

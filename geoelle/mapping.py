@@ -22,6 +22,7 @@ from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import Variable, extent_of, write_store
 from geoelle.store.probes import read_probe
 from geoelle.store.quantised import read_embedding
+from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
 
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
@@ -35,7 +36,7 @@ def difficulty(
     out: str | Path,
     probe: str | Path | Probe | None = None,
     progress: Progress = no_progress,
-) -> xr.Dataset:
+) -> xr.Dataset | xr.DataTree:
     """Predict each chip's own loss, without decoder or labels.
 
     Args:
@@ -48,28 +49,62 @@ def difficulty(
 
     Returns:
         The store, opened lazily: `difficulty` and `difficulty_se` in the unit of the encoder's loss, and
-        `support` (1 inside what the probe was trained on, 0 outside, 255 no data), over (time, y, x).
+        `support` (1 inside what the probe was trained on, 0 outside, 255 no data), over (time, y, x). Of embeddings in
+        several zones it has the same zones, and comes as a DataTree with one child each.
 
     Raises:
         ProbeError: If the probe is for another encoder, band set or chip size.
         StoreError: If the store cannot be read.
     """
-    source, target = Path(embeddings), Path(out)
-    ds = open_store(source, "embeddings")
-    encoder = ds.attrs["geoelle:encoder"]
+    sources = zone_paths(embeddings)
+    opened = open_zones(embeddings, "embeddings")
+    encoder = one_encoder(opened)
     fitted = probe if isinstance(probe, Probe) else load_probe(probe, encoder)
     check_probe_fits(fitted, encoder)
+    targets = paths_like(out, "difficulty", list(sources))
+    attrs = {zone: _attrs(sources[zone], ds, fitted) for zone, ds in opened.items()}
+    todo = [z for z, target in targets.items() if not unchanged(target, "difficulty", attrs[z]["geoelle:made_of"])]
+    n_dates = {zone: opened[zone].sizes["time"] for zone in todo}
+    for i, zone in enumerate(todo):
+        before, all_dates = sum(n_dates[z] for z in todo[:i]), sum(n_dates.values())
+        _write(targets[zone], opened[zone], fitted, attrs[zone], _part(progress, before, all_dates))
+    return open_area(out, "difficulty")
+
+
+def _part(progress: Progress, before: int, of: int) -> Progress:
+    """Progress of one zone, told as that of all."""
+
+    def told(done: int, total: int) -> None:
+        progress(before + done, of)
+
+    return told
+
+
+def one_encoder(zones: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """What the stores of all zones say of their encoder.
+
+    Raises:
+        StoreError: If they differ.
+    """
+    encoders = [ds.attrs["geoelle:encoder"] for ds in zones.values()]
+    if any(encoder != encoders[0] for encoder in encoders):
+        raise StoreError(
+            f"The zones {', '.join(zones)} were made by different encoders. Expected one; embed again into another "
+            "store."
+        )
+    return dict(encoders[0])
+
+
+def _attrs(source: Path, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
+    """What the difficulty store of one zone says of itself."""
     passed_on = {name: ds.attrs.get(name) for name in _PASSED_ON}
     jobs = digest(stored_digests(source).tobytes().hex())
-    made_of = digest({"probe": fitted.digest, "jobs": jobs, "attrs": passed_on})
-    if unchanged(target, "difficulty", made_of):
-        return open_store(target, "difficulty")
-    meta = fitted.meta
-    attrs = {
+    meta = probe.meta
+    return {
         **passed_on,
         "geoelle:kind": "difficulty",
         "geoelle:probe": {
-            "digest": fitted.digest,
+            "digest": probe.digest,
             "origin": meta.origin,
             "trained_on": meta.trained_on,
             "n_train": meta.n_train,
@@ -78,12 +113,10 @@ def difficulty(
             "scores": dict(meta.scores),
             "transform": meta.transform,
         },
-        "geoelle:probe_digest": fitted.digest,
+        "geoelle:probe_digest": probe.digest,
         "geoelle:probe_origin": meta.origin,
-        "geoelle:made_of": made_of,
+        "geoelle:made_of": digest({"probe": probe.digest, "jobs": jobs, "attrs": passed_on}),
     }
-    _write(target, ds, fitted, attrs, progress)
-    return open_store(target, "difficulty")
 
 
 def load_probe(path: str | Path | None, encoder: Mapping[str, Any]) -> Probe:

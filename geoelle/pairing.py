@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -14,13 +13,12 @@ from numpy.typing import NDArray
 from geoelle.catalog import group_scenes
 from geoelle.encoders import get_card
 from geoelle.errors import ImageryError
-from geoelle.grid import GridExtent, Tile
+from geoelle.grid import GridExtent, Tile, ZoneChips
 from geoelle.holdout import assign_blocks, block_keys
 from geoelle.jobs import ENCODING, ChipOptions, cached_encoder, reaching, read_chips
-from geoelle.records import Scene
-from geoelle.sampling import Candidates
+from geoelle.records import ItemRecord, Scene
+from geoelle.sampling import Candidates, Looks
 from geoelle.sensors import get_sensor
-from geoelle.store.layout import extent_of
 from geoelle.store.layout import extent_of
 from geoelle.store.quantised import read_embedding
 from geoelle.texture import TEXTURE_NAMES, texture_features
@@ -34,7 +32,8 @@ class LossJob:
     extent: GridExtent
     tile: Tile
     wanted: NDArray[np.bool_]
-    time_index: int
+    look: int
+    """As `Looks` counts them."""
     encoder: str
     threads: int
     masks: int
@@ -45,7 +44,7 @@ class LossJob:
 class LossResult:
     """What one job measured; arrays run along its chips."""
 
-    time_index: int
+    look: int
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
     chip_id: NDArray[np.str_]
@@ -57,8 +56,8 @@ class LossResult:
 
 
 def loss_jobs(
-    ds: xr.Dataset,
-    records: Any,
+    looks: Looks,
+    records: Sequence[ItemRecord],
     candidates: Candidates,
     chosen: NDArray[np.intp],
     encoder: str,
@@ -68,8 +67,8 @@ def loss_jobs(
     """One job per tile and date that holds sampled chips.
 
     Args:
-        ds: The embedding store.
-        records: Its items.
+        looks: The embedding stores, by zone.
+        records: Their items.
         candidates: Chips that could be sampled.
         chosen: Indices of those that were.
         encoder: Name of the encoder.
@@ -77,31 +76,51 @@ def loss_jobs(
         masks: Mask draws per chip.
 
     Raises:
-        ImageryError: If the items are not those that the store was made from.
+        ImageryError: If the items are not those that the stores were made from.
     """
-    made_of = ds.attrs["geoelle:scenes"]
-    known = {item for items in made_of.values() for item in items}
-    scenes = {scene.day: scene for scene in group_scenes(r for r in records if r.id in known)}
-    extent = extent_of(ds.attrs)
-    cloud_mask = str(ds.attrs["geoelle:config"]["cloud_mask"])
-    jobs = []
-    for t in np.unique(candidates.time[chosen]):
-        day = ds["time"].values[t]
-        label = str(np.datetime_as_string(day, "D"))
-        there = list(scenes[day].item_ids) if day in scenes else []
-        if there != list(made_of.get(label, [])):
-            raise ImageryError(
-                f"The items hold {', '.join(there) or 'nothing'} of {label}, where the store was made from "
-                f"{', '.join(made_of.get(label, []))}. Give the items that the store was made from."
-            )
-        mine = chosen[candidates.time[chosen] == t]
+    scenes = {zone: _scenes(ds, records) for zone, ds in looks.zones.items()}
+    jobs: list[LossJob] = []
+    for look in np.unique(candidates.time[chosen]).tolist():
+        zone, t = looks.at(look)
+        ds = looks.zones[zone]
+        scene = _scene_of(ds, t, scenes[zone])
+        extent = extent_of(ds.attrs)
+        mine = chosen[candidates.time[chosen] == look]
         wanted = np.zeros(extent.shape, dtype=np.bool_)
         wanted[candidates.row[mine], candidates.column[mine]] = True
-        for tile in extent.tiles():
-            if wanted[tile.y, tile.x].any():
-                part = wanted[tile.y, tile.x]
-                jobs.append(LossJob(scenes[day], extent, tile, part, int(t), encoder, threads, masks, cloud_mask))
+        jobs += [
+            LossJob(
+                scene,
+                extent,
+                tile,
+                wanted[tile.y, tile.x],
+                look,
+                encoder,
+                threads,
+                masks,
+                str(ds.attrs["geoelle:config"]["cloud_mask"]),
+            )
+            for tile in ZoneChips(extent, wanted).wanted_tiles()
+        ]
     return jobs
+
+
+def _scenes(ds: xr.Dataset, records: Sequence[ItemRecord]) -> dict[np.datetime64, Scene]:
+    known = {item for items in ds.attrs["geoelle:scenes"].values() for item in items}
+    return {scene.day: scene for scene in group_scenes(r for r in records if r.id in known)}
+
+
+def _scene_of(ds: xr.Dataset, t: int, scenes: Mapping[np.datetime64, Scene]) -> Scene:
+    day = ds["time"].values[t]
+    label = str(np.datetime_as_string(day, "D"))
+    there = list(scenes[day].item_ids) if day in scenes else []
+    made_of = list(ds.attrs["geoelle:scenes"].get(label, []))
+    if there != made_of:
+        raise ImageryError(
+            f"The items hold {', '.join(there) or 'nothing'} of {label}, where the store was made from "
+            f"{', '.join(made_of)}. Give the items that the store was made from."
+        )
+    return scenes[day]
 
 
 def measure_loss(job: LossJob) -> LossResult:
@@ -129,7 +148,7 @@ def _measured(job: LossJob) -> LossResult:
     with ENCODING:
         losses = encoder.pretraining_loss(batch, masks)
     return LossResult(
-        job.time_index,
+        job.look,
         rows + job.tile.y.start,
         columns + job.tile.x.start,
         batch.chip_id,
@@ -141,26 +160,30 @@ def _measured(job: LossJob) -> LossResult:
 
 
 def to_pairs(
-    ds: xr.Dataset, results: Sequence[LossResult], block_size_m: float
+    looks: Looks, results: Sequence[LossResult], block_size_m: float
 ) -> tuple[gpd.GeoDataFrame, NDArray[np.float32]]:
     """The results as the table of pairs, in an order that depends on content alone, and the losses (chip, mask).
 
     Args:
-        ds: The embedding store, whose embeddings the pairs take.
+        looks: The embedding stores, whose embeddings the pairs take.
         results: Of every job.
         block_size_m: Edge of a spatial block, EPSG:6933 metres.
     """
-    ordered = sorted(results, key=lambda r: (r.time_index, str(r.chip_id[0])))
-    time = np.concatenate([np.full(len(r.rows), r.time_index) for r in ordered])
+    ordered = sorted(results, key=lambda r: (r.look, str(r.chip_id[0])))
+    look = np.concatenate([np.full(len(r.rows), r.look) for r in ordered])
     rows, columns = (np.concatenate([getattr(r, name) for r in ordered]) for name in ("rows", "columns"))
     losses = np.concatenate([r.losses for r in ordered])
     lonlat = np.concatenate([r.lonlat for r in ordered])
     texture = np.concatenate([r.texture for r in ordered])
-    embedding = np.empty((len(time), ds.sizes["feature"]), dtype=np.float32)
-    for t in np.unique(time):
-        here = time == t
-        embedding[here] = read_embedding(ds, int(t))[rows[here], columns[here]]
-    days = ds["time"].values[time]
+    n_features = next(iter(looks.zones.values())).sizes["feature"]
+    embedding = np.empty((len(look), n_features), dtype=np.float32)
+    days = np.empty(len(look), dtype="datetime64[ns]")
+    for number in np.unique(look).tolist():
+        here = look == number
+        zone, t = looks.at(number)
+        ds = looks.zones[zone]
+        embedding[here] = read_embedding(ds, t)[rows[here], columns[here]]
+        days[here] = ds["time"].values[t]
     frame = gpd.GeoDataFrame(
         {
             "chip_id": np.concatenate([r.chip_id for r in ordered]).astype(object),
@@ -169,7 +192,7 @@ def to_pairs(
             "embedding": list(embedding),
             "loss": losses.mean(axis=1, dtype=np.float64),
             "loss_sd": losses.std(axis=1, dtype=np.float64, ddof=1),
-            "n_masks": np.full(len(time), losses.shape[1], dtype=np.int32),
+            "n_masks": np.full(len(look), losses.shape[1], dtype=np.int32),
             **{name: texture[:, i] for i, name in enumerate(TEXTURE_NAMES)},
             "block": block_keys(assign_blocks(lonlat, block_size_m), block_size_m).astype(object),
             "scene": np.datetime_as_string(days, "D").astype(object),

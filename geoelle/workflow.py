@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import geopandas as gpd
 
-from geoelle.aoi import read_aoi
+from geoelle.aoi import list_places, read_aoi
 from geoelle.calibration import Calibration, calibrate
 from geoelle.change import delta
 from geoelle.config import CalibrateConfig, DeltaConfig, MapConfig, RunConfig, SearchConfig, load_config
@@ -22,7 +22,7 @@ from geoelle.records import EmbedSummary
 from geoelle.running import Progress, no_progress
 from geoelle.searching import search
 from geoelle.simulate import Simulation, make_scenes
-from geoelle.store import open_store
+from geoelle.store import open_area
 from geoelle.store.tables import read_table
 from geoelle.webmap import MapSummary, map
 
@@ -144,8 +144,8 @@ def _delta(c: DeltaConfig, folder: Path) -> HistoryTooShortError | None:
 
 def _map(c: MapConfig, folder: Path, *, with_delta: bool) -> MapSummary:
     return map(
-        open_store(folder / "difficulty.zarr", "difficulty", load=True),
-        delta=open_store(folder / "delta.zarr", "delta", load=True) if with_delta else None,
+        open_area(folder / "difficulty.zarr", "difficulty", load=True),
+        delta=open_area(folder / "delta.zarr", "delta", load=True) if with_delta else None,
         alerts=read_table(folder / "alerts.parquet") if with_delta else None,
         out=folder / "map.html",
         title=c.title,
@@ -156,6 +156,8 @@ def _map(c: MapConfig, folder: Path, *, with_delta: bool) -> MapSummary:
 def _aoi(c: RunConfig, home: Path) -> gpd.GeoDataFrame | None:
     if c.aoi is None:
         return None
+    if isinstance(c.aoi, str) and c.aoi in list_places() and not (home / c.aoi).exists():
+        return read_aoi(c.aoi)
     return read_aoi(_relative(c.aoi, home) if isinstance(c.aoi, str) else c.aoi)
 
 

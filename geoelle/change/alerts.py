@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,24 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geoelle import schema
+from geoelle.antimeridian import split_at_antimeridian
 from geoelle.change.scoring import reference_looks
 from geoelle.days import select_days
 from geoelle.errors import ConfigError, SchemaError
 from geoelle.schema import check_alerts
 from geoelle.store.layout import extent_of
 from geoelle.store.tables import check_table_place, write_geojson, write_table
+from geoelle.store.zones import zones_of
 
 _ALERTING = (schema.FIRST, schema.PROVISIONAL, schema.CONFIRMED)
 
 
-def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
-    """Alerts of a delta store, the largest |z| first.
+type Zones = xr.Dataset | xr.DataTree | Mapping[str, xr.Dataset]
+"""A store that was opened: of one zone, or of several."""
+
+
+def rank_alerts(delta: Zones, difficulty: Zones) -> gpd.GeoDataFrame:
+    """Alerts of a delta store, the largest |z| first; those of several zones ranked together.
 
     Args:
         delta: Store made by `geoelle.delta`.
@@ -31,12 +38,40 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
 
     Returns:
         One row per chip and date past the threshold, with the columns of `schema.ALERT_COLUMNS`, in EPSG:4326; the
-        geometry is the chip's cell. `before_item_ids` are those of the latest reference look before the alert's
-        that saw the place; where a `surrounding` reference has none before, of the first one after.
+        geometry is the chip's cell, cut at the antimeridian where it goes across. `before_item_ids` are those of the
+        latest reference look before the alert's that saw the place; where a `surrounding` reference has none before,
+        of the first one after.
 
     Raises:
-        SchemaError: If the two stores differ in dates or places.
+        SchemaError: If the two stores differ in zones, dates or places.
     """
+    deltas, levels = zones_of(delta), zones_of(difficulty)
+    if deltas.keys() != levels.keys():
+        raise SchemaError(
+            f"Delta has the zones {', '.join(deltas)}, difficulty {', '.join(levels)}. Compute delta from this "
+            "difficulty."
+        )
+    tables = [_alerts_of(deltas[zone], levels[zone]) for zone in deltas]
+    # What pandas makes of an empty table's columns must not decide the types of the whole.
+    full = [table for table in tables if len(table)] or tables[:1]
+    frame = full[0] if len(full) == 1 else _joined(full)
+    order = np.lexsort((frame["chip_id"].astype(str), frame["date"].astype(str), -np.abs(frame["z"].to_numpy())))
+    frame = frame.iloc[order].reset_index(drop=True)
+    frame["rank"] = np.arange(1, len(frame) + 1)
+    check_alerts(frame)
+    return frame
+
+
+def _joined(tables: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
+    """The rows of tables with the same columns, one table after another."""
+    types = tables[0].drop(columns="geometry").dtypes.to_dict()
+    columns = {name: [value for table in tables for value in table[name]] for name in types}
+    geometry = [cell for table in tables for cell in table.geometry]
+    return gpd.GeoDataFrame(columns, geometry=geometry, crs=4326).astype(types)
+
+
+def _alerts_of(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
+    """Alerts of one zone, not ranked yet."""
     if any(not np.array_equal(delta[axis].values, difficulty[axis].values) for axis in ("time", "y", "x")):
         raise SchemaError("Delta and difficulty differ in dates or places. Compute delta from this difficulty.")
     state = delta["state"].values
@@ -44,8 +79,6 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
     z = delta["z"].values[time, row, column].astype(np.float64)
     extent = extent_of(delta.attrs)
     ids = extent.grid.chip_ids(extent.rows[row], extent.columns[column])
-    order = np.lexsort((ids, time, -np.abs(z)))
-    time, row, column, z, ids = time[order], row[order], column[order], z[order], ids[order]
     days = delta["time"].values
     reference = delta.attrs["geoelle:reference"]
     scenes = delta.attrs["geoelle:scenes"]
@@ -56,7 +89,7 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
     labels = [str(np.datetime_as_string(day, "D")) for day in days]
     frame = gpd.GeoDataFrame(
         {
-            "rank": np.arange(1, len(time) + 1),
+            "rank": np.zeros(len(time), dtype=np.int64),
             "chip_id": ids.astype(object),
             "date": [labels[t] for t in time],
             "direction": np.where(z > 0, "up", "down").astype(object),
@@ -75,8 +108,7 @@ def rank_alerts(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
         geometry=_cells(delta, row, column),
         crs=extent.grid.epsg,
     ).to_crs(4326)
-    check_alerts(frame)
-    return frame
+    return frame.set_geometry([split_at_antimeridian(cell) for cell in frame.geometry], crs=4326)
 
 
 def write_alerts(alerts: gpd.GeoDataFrame, path: str | Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from geoelle.change.scoring import (
     Floats,
     Reference,
     ReferenceKind,
+    looks_about,
     p_values,
     reference_from,
     reference_looks,
@@ -27,8 +29,8 @@ from geoelle.days import DateRanges, select_days
 from geoelle.errors import ConfigError, HistoryTooShortError
 from geoelle.mapping import unchanged
 from geoelle.provenance import digest
-from geoelle.store import open_store
 from geoelle.store.layout import Variable, extent_of, write_store
+from geoelle.store.zones import open_area, open_zones, paths_like
 
 METHOD = (
     "difficulty minus the median of the reference looks; z by 1.4826 MAD, moderated towards the 5 x 5 neighbourhood "
@@ -49,8 +51,11 @@ def delta(
     min_looks: int = 4,
     alert_z: float = 3.0,
     alerts: str | Path | None = None,
-) -> xr.Dataset:
+) -> xr.Dataset | xr.DataTree:
     """Compare each look with what is normal at its place.
+
+    Of an area in several zones each zone is judged by itself; p counts among the quiet looks of all zones, and the
+    alerts of all are ranked together.
 
     Args:
         difficulty: Store made by `geoelle.difficulty`.
@@ -66,7 +71,7 @@ def delta(
 
     Returns:
         The store, opened lazily: `delta` in the unit of the loss, `z`, `p`, `state` and `reference_n` over
-        (time, y, x); NaN and state 0 where a place was not judged.
+        (time, y, x); NaN and state 0 where a place was not judged. Of several zones a DataTree with one child each.
 
     Raises:
         HistoryTooShortError: If no look asked for has references enough anywhere.
@@ -82,8 +87,7 @@ def delta(
         )
     if alerts is not None:
         check_alerts_place(alerts)
-    ds = open_store(difficulty, "difficulty", load=True)
-    target = Path(out)
+    zones = open_zones(difficulty, "difficulty", load=True)
     options = {
         "kind": reference,
         "window_days": window_days if reference == "surrounding" else None,
@@ -92,80 +96,128 @@ def delta(
         "judged_dates": [[str(a), str(b)] for a, b in dates],
         "min_looks": min_looks,
     }
-    made_of = digest({"difficulty": ds.attrs["geoelle:made_of"], "options": options, "alert_z": alert_z})
-    if not unchanged(target, "delta", made_of):
-        data, floors = _judge(ds, options, reference_dates, exclude_dates, dates, alert_z)
+    made_of = {zone: _made_of(zone, zones, options, alert_z) for zone in zones}
+    there = paths_like(out, "delta", list(zones)) if Path(out).exists() else {}
+    todo = [zone for zone in zones if zone not in there or not unchanged(there[zone], "delta", made_of[zone])]
+    # Judged before anything is made at `out`: there may be too little history.
+    judged = _judge(zones, options, reference_dates, exclude_dates, dates, alert_z) if todo else {}
+    targets = paths_like(out, "delta", list(zones))
+    for zone in todo:
+        data, floors = judged[zone]
         added = {
             "geoelle:reference": options,
             "geoelle:p_floor": floors,
             "geoelle:alert_z": alert_z,
-            "geoelle:made_of": made_of,
+            "geoelle:made_of": made_of[zone],
         }
-        _write(target, ds, data, added)
-    result = open_store(target, "delta")
+        _write(targets[zone], zones[zone], data, added)
+    result = open_area(out, "delta")
     if alerts is not None:
-        write_alerts(rank_alerts(result, ds), alerts)
+        write_alerts(rank_alerts(result, zones), alerts)
     return result
 
 
+def _made_of(zone: str, zones: Mapping[str, xr.Dataset], options: dict[str, Any], alert_z: float) -> str:
+    """Digest of what a zone's delta comes from; with several, p comes from the looks of them all."""
+    made_of = {name: ds.attrs["geoelle:made_of"] for name, ds in zones.items()}
+    others = {} if list(zones) == [""] else {"zones": made_of}
+    return digest({"difficulty": made_of[zone], "options": options, "alert_z": alert_z, **others})
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """One zone's looks against their references; arrays begin with time."""
+
+    days: NDArray[Any]
+    wanted: NDArray[np.bool_]
+    allowed: NDArray[np.bool_]
+    references: list[Reference]
+    change: Floats
+    z: Floats
+
+
 def _judge(
-    ds: xr.Dataset,
+    zones: Mapping[str, xr.Dataset],
     options: dict[str, Any],
     reference_dates: DateRanges,
     exclude_dates: Sequence[date | str],
     dates: DateRanges,
     alert_z: float,
-) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    """The arrays of a delta store, and the smallest p possible on each date."""
-    days = ds["time"].values
-    allowed = select_days(days, reference_dates, exclude_dates)
-    wanted = select_days(days, dates, exclude_dates)
-    if not wanted.any():
+) -> dict[str, tuple[dict[str, NDArray[Any]], dict[str, float]]]:
+    """By zone: the arrays of its delta store, and the smallest p possible on each date."""
+    days = np.unique(np.concatenate([ds["time"].values for ds in zones.values()]))
+    if not select_days(days, dates, exclude_dates).any():
         raise ConfigError(
             f"None of the {len(days)} looks, {_day(days[0])} to {_day(days[-1])}, is left to judge. "
             "Widen the dates or exclude fewer."
         )
+    _refuse_short(zones, options, reference_dates, exclude_dates, dates)
+    scored = {zone: _score(ds, options, reference_dates, exclude_dates, dates) for zone, ds in zones.items()}
+    return {zone: _with_p(s, list(scored.values()), options, alert_z) for zone, s in scored.items()}
+
+
+def _score(
+    ds: xr.Dataset,
+    options: dict[str, Any],
+    reference_dates: DateRanges,
+    exclude_dates: Sequence[date | str],
+    dates: DateRanges,
+) -> _Scored:
+    days = ds["time"].values
+    allowed, usable = select_days(days, reference_dates, exclude_dates), select_days(days, (), exclude_dates)
     values: Floats = ds["difficulty"].values.astype(np.float64)
-    usable = select_days(days, (), exclude_dates)
     kind, window, min_looks = options["kind"], options["window_days"] or 0, options["min_looks"]
-    looks = [reference_looks(days, t, allowed, kind, window) for t in range(len(days))]
-    _refuse_short(days, wanted, values, looks, options)
-    references: list[Reference] = [reference_from(values, chosen, min_looks) for chosen in looks]
+    references: list[Reference] = [
+        reference_from(values, reference_looks(days, t, allowed, kind, window), min_looks) for t in range(len(days))
+    ]
     # Excluded looks are judged by nobody, so they cannot serve as a quiet look's z either.
     z = np.stack([z_score(values[t], references[t]) if usable[t] else np.full(values.shape[1:], np.nan)
                   for t in range(len(days))])  # fmt: skip
     change = np.stack([values[t] - references[t].value for t in range(len(days))])
-    floors = {_day(days[t]): 1 / (int(np.isfinite(z[looks[t]]).sum()) + 1) for t in range(len(days))}
-    p = np.stack([p_values(z[t], z[looks[t]], references[t].n) for t in range(len(days))])
-    judged = np.isfinite(z) & wanted[:, None, None]
-    for array in (change, z, p):
-        array[~judged] = np.nan
+    return _Scored(days, select_days(days, dates, exclude_dates), allowed, references, change, z)
+
+
+def _with_p(
+    scored: _Scored, zones: Sequence[_Scored], options: dict[str, Any], alert_z: float
+) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """p among the z of the reference looks of all zones, and what of it all is shown."""
+    kind, window = options["kind"], options["window_days"] or 0
+    change, z, p, floors = scored.change, scored.z, np.empty_like(scored.z), {}
+    for t, day in enumerate(scored.days):
+        null = np.concatenate([s.z[looks_about(s.days, day, s.allowed, kind, window)].ravel() for s in zones])
+        floors[_day(day)] = 1 / (int(np.isfinite(null).sum()) + 1)
+        p[t] = p_values(z[t], null, scored.references[t].n)
+    judged = np.isfinite(z) & scored.wanted[:, None, None]
+    # The z of looks that were not asked for stay: they are the null of other zones' looks.
+    shown = {name: np.where(judged, array, np.nan) for name, array in (("delta", change), ("z", z), ("p", p))}
     data: dict[str, NDArray[Any]] = {
-        "delta": change.astype(np.float32),
-        "z": z.astype(np.float32),
-        "p": p.astype(np.float32),
-        "state": states(z, alert_z),
-        "reference_n": np.stack([r.n for r in references]),
+        **{name: array.astype(np.float32) for name, array in shown.items()},
+        "state": states(shown["z"], alert_z),
+        "reference_n": np.stack([r.n for r in scored.references]),
     }
     return data, floors
 
 
 def _refuse_short(
-    days: NDArray[np.datetime64],
-    wanted: NDArray[np.bool_],
-    values: Floats,
-    looks: list[NDArray[np.bool_]],
+    zones: Mapping[str, xr.Dataset],
     options: dict[str, Any],
+    reference_dates: DateRanges,
+    exclude_dates: Sequence[date | str],
+    dates: DateRanges,
 ) -> None:
-    there = np.isfinite(values)
-    # A reference helps only where the look to be judged saw the ground too.
-    most = {
-        t: int(np.where(there[t], there[looks[t]].sum(axis=0), 0).max(initial=0))
-        for t in np.flatnonzero(wanted).tolist()
-    }
+    """Refuse a history in which no place of any zone has references enough on any look asked for."""
+    most: dict[np.datetime64, int] = {}
+    for ds in zones.values():
+        days, there = ds["time"].values, np.isfinite(ds["difficulty"].values)
+        allowed = select_days(days, reference_dates, exclude_dates)
+        for t in np.flatnonzero(select_days(days, dates, exclude_dates)).tolist():
+            looks = reference_looks(days, t, allowed, options["kind"], options["window_days"] or 0)
+            # A reference helps only where the look to be judged saw the ground too.
+            n = int(np.where(there[t], there[looks].sum(axis=0), 0).max(initial=0))
+            most[days[t]] = max(n, most.get(days[t], 0))
     if max(most.values()) >= options["min_looks"]:
         return
-    last = max(most, key=lambda t: (most[t], t))
+    last = max(most, key=lambda day: (most[day], day))
     which = "earlier" if options["kind"] == "median" else "surrounding"
     remedy = (
         "Search further back; for a study after the fact, use --reference surrounding"
@@ -173,7 +225,7 @@ def _refuse_short(
         else "Search a longer span, or leave out a shorter window with --window-days"
     )
     raise HistoryTooShortError(
-        f"The history is too short: {_day(days[last])} has {most[last]} {which} clear looks at the best place that "
+        f"The history is too short: {_day(last)} has {most[last]} {which} clear looks at the best place that "
         f"it sees, and no other date asked for has more. Expected at least {options['min_looks']}. {remedy}."
     )
 

@@ -43,9 +43,16 @@ def reference_looks(
         kind: `median` takes earlier looks, `surrounding` looks before and after, `window_days` to each side left out.
         window_days: For `surrounding`.
     """
+    return looks_about(days, days[target], allowed, kind, window_days)
+
+
+def looks_about(
+    days: NDArray[np.datetime64], day: np.datetime64, allowed: NDArray[np.bool_], kind: ReferenceKind, window_days: int
+) -> NDArray[np.bool_]:
+    """As `reference_looks`, for a look on `day`, which need not be among `days`: another zone may have seen it."""
     if kind == "median":
-        return np.asarray(allowed & (days < days[target]), dtype=np.bool_)
-    gap = np.abs(days - days[target])
+        return np.asarray(allowed & (days < day), dtype=np.bool_)
+    gap = np.abs(days - day)
     return np.asarray(allowed & (gap > np.timedelta64(window_days, "D")), dtype=np.bool_)
 
 

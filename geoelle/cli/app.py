@@ -58,13 +58,16 @@ def search(
     aoi: Aoi,
     catalog: Annotated[
         str,
-        typer.Option(help="planetary-computer, earth-search, a STAC API's or catalog's URL, or a path (also .parquet)."),
+        typer.Option(
+            help="planetary-computer, earth-search, a STAC API's or catalog's URL, or a path (also .parquet)."
+        ),
     ],
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day.")],
     end: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="Last day.")],
     out: Annotated[Path, typer.Option(help="Where the items go, as stac-geoparquet.")] = Path("items.parquet"),
     collection: Annotated[
-        list[str] | None, typer.Option(help="Collection id; may be given again; default: the provider's for the sensor.")
+        list[str] | None,
+        typer.Option(help="Collection id; may be given again; default: the provider's for the sensor."),
     ] = None,
     sensor: Annotated[
         str, typer.Option(help="Whose bands the items must hold; a name or a YAML file.")
@@ -72,7 +75,9 @@ def search(
     max_cloud: Annotated[
         float | None, typer.Option(min=0, max=100, help="Percent; items declaring more are left out.")
     ] = None,
-    month: Annotated[list[int] | None, typer.Option(min=1, max=12, help="Month of the year; may be given again.")] = None,
+    month: Annotated[
+        list[int] | None, typer.Option(min=1, max=12, help="Month of the year; may be given again.")
+    ] = None,
     orbit: Annotated[list[int] | None, typer.Option(help="Relative orbit; may be given again.")] = None,
     platform: Annotated[list[str] | None, typer.Option(help="Satellite; may be given again.")] = None,
     min_coverage: Annotated[
@@ -225,13 +230,13 @@ def map(
     max_alerts: Annotated[int, typer.Option(min=1, help="Alerts drawn, best rank first.")] = 500,
 ) -> None:
     """Draw difficulty, delta and alerts into one HTML file that opens with no network."""
-    from geoelle.store import open_store
+    from geoelle.store import open_area
     from geoelle.store.tables import read_table
     from geoelle.webmap import map as draw
 
     drawn = draw(
-        open_store(difficulty, "difficulty", load=True),
-        delta=None if delta is None else open_store(delta, "delta", load=True),
+        open_area(difficulty, "difficulty", load=True),
+        delta=None if delta is None else open_area(delta, "delta", load=True),
         alerts=None if alerts is None else read_table(alerts),
         out=out,
         title=title,

@@ -50,9 +50,7 @@ class ExportFormat(StrEnum):
 
 _AOI = "GeoJSON or GeoPackage, west,south,east,north in degrees, or the name of a place in aoi/."
 Aoi = Annotated[str, typer.Option("--aoi", help=_AOI)]
-MaybeAoi = Annotated[
-    str | None, typer.Option("--aoi", help=f"{_AOI} Default: all that the items cover.")
-]
+MaybeAoi = Annotated[str | None, typer.Option("--aoi", help=f"{_AOI} Default: all that the items cover.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes of the local Dask cluster; 1 is threads in this one.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -66,7 +64,11 @@ def example(text: str) -> str:
 
 def as_aoi(text: str) -> Any:
     parts = text.split(",")
-    if len(parts) == 1 or Path(text).exists() or (len(parts) != 4 and Path(parts[-1]).suffix in (".geojson", ".json")):
+    if (
+        len(parts) == 1
+        or Path(text).exists()
+        or (len(parts) != 4 and Path(parts[-1]).suffix in (".geojson", ".json", ".gpkg"))
+    ):
         return text
     try:
         west, south, east, north = (float(p) for p in parts)  # also where there are more or fewer than four
@@ -89,5 +91,3 @@ def as_ranges(texts: list[str] | None) -> list[tuple[str, str]]:
 
 def as_days(moments: list[datetime] | None) -> list[str]:
     return [str(moment.date()) for moment in moments or ()]
-
-

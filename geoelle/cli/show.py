@@ -86,8 +86,9 @@ def resampled(store: Path) -> None:
     """A word where the imagery is coarser than what the encoder was trained on."""
     from geoelle.store.zones import open_zones
 
-    ds = next(iter(open_zones(store, "embeddings").values()))
-    native, taken = ds.attrs.get("geoelle:native_gsd_m"), ds.attrs["geoelle:encoder"]["gsd_m"]
+    zones = open_zones(store, "embeddings").values()
+    native = max((n for zone in zones if (n := zone.attrs.get("geoelle:native_gsd_m")) is not None), default=None)
+    taken = next(iter(zones)).attrs["geoelle:encoder"]["gsd_m"]
     if native is not None and native > COARSE_FACTOR * taken:
         note(
             f"The imagery has pixels of {native:g} m and was resampled to the {taken:g} m that the encoder was trained "
@@ -123,7 +124,9 @@ def store_report(report: StoreReport) -> None:
 
 def export_summary(summary: ExportSummary) -> None:
     """What `export` wrote."""
-    line(f"Wrote {len(summary.files)} files, {summary.n_rows} rows and {summary.n_items} STAC items to {summary.folder}.")
+    line(
+        f"Wrote {len(summary.files)} files, {summary.n_rows} rows and {summary.n_items} STAC items to {summary.folder}."
+    )
     if summary.n_empty:
         note(f"{summary.n_empty} dates hold nothing and were left out.")
 
@@ -160,25 +163,35 @@ def _figure(value: float | None) -> str:
 
 def difficulty(ds: Any, out: Path) -> None:
     """What `difficulty` wrote."""
-    origin = ds.attrs["geoelle:probe_origin"]
-    blocks = ds.attrs["geoelle:probe"]["n_blocks"]
+    from geoelle.store.zones import zones_of
+
+    zones = list(zones_of(ds).values())
+    origin = zones[0].attrs["geoelle:probe_origin"]
+    blocks = zones[0].attrs["geoelle:probe"]["n_blocks"]
     start = "cold start: the probe shipped with the encoder" if origin == "shipped" else f"local probe, {blocks} blocks"
-    support = ds["support"].values
-    inside, outside = int((support == 1).sum()), int((support == 0).sum())
+    inside, outside = (sum(int((zone["support"].values == s).sum()) for zone in zones) for s in (1, 0))
+    n_dates = len({day for zone in zones for day in zone["time"].values})
     share = f"{100 * inside / (inside + outside):.0f} %" if inside + outside else "none"
     line(
-        f"Difficulty: {inside + outside} chips on {ds.sizes['time']} dates, {share} inside the probe's support "
+        f"Difficulty: {inside + outside} chips on {n_dates} dates, {share} inside the probe's support "
         f"({start}). In {out}."
     )
 
 
 def delta(ds: Any, out: Path, alerts: Path) -> None:
     """What `delta` wrote."""
-    judged = (ds["state"].values > 0).any(axis=(1, 2))
-    alerting = int(((ds["state"].values >= 2) & (ds["state"].values <= 4)).sum())
-    kind = ds.attrs["geoelle:reference"]["kind"]
+    from geoelle.store.zones import zones_of
+
+    zones = list(zones_of(ds).values())
+    days = {day for zone in zones for day in zone["time"].values}
+    judged = {
+        day for zone in zones
+        for day, seen in zip(zone["time"].values, (zone["state"].values > 0).any(axis=(1, 2)), strict=True) if seen
+    }  # fmt: skip
+    alerting = sum(int(((zone["state"].values >= 2) & (zone["state"].values <= 4)).sum()) for zone in zones)
+    kind = zones[0].attrs["geoelle:reference"]["kind"]
     line(
-        f"Delta: {int(judged.sum())} of {len(judged)} dates judged (reference: {kind}), {alerting} alerts. "
+        f"Delta: {len(judged)} of {len(days)} dates judged (reference: {kind}), {alerting} alerts. "
         f"In {out}, {alerts} and {alerts.with_suffix('.geojson')}."
     )
 

@@ -54,9 +54,7 @@ def inspect(
 def export(
     stores: Annotated[list[Path], typer.Argument(help="Stores made by `embed`, `difficulty` or `delta`.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("exports"),
-    format: Annotated[
-        list[ExportFormat] | None, typer.Option(help="May be given again; default: all of them.")
-    ] = None,
+    format: Annotated[list[ExportFormat] | None, typer.Option(help="May be given again; default: all of them.")] = None,
     dates: Ranges = None,
     items: Annotated[Path | None, typer.Option(help="The items the stores were made from.")] = None,
     quiet: Quiet = False,

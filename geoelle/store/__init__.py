@@ -1,5 +1,6 @@
 """Stores on disk: Zarr rasters, probes, pairs. The only user of zarr."""
 
 from geoelle.store.layout import open_store
+from geoelle.store.zones import open_area
 
-__all__ = ("open_store",)
+__all__ = ("open_area", "open_store")

@@ -36,6 +36,8 @@ from geoelle.store.atomic import replacing
 from geoelle.store.location import Location, StorePath, reporting, said
 from geoelle.store.locking import store_lock
 
+ZONES = "geoelle:zones"
+"""Attribute of a group over the stores of several zones: their names."""
 UNFINISHED = "geoelle:unfinished"
 """Attribute of a store in an object store while it is being made."""
 # The level is pinned, so that the same numbers are the same bytes whatever Zarr's default becomes.
@@ -248,11 +250,18 @@ def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) 
 
     Raises:
         NotFoundError: If there is no store.
-        StoreError: If it is not one of geoelle's, or of another kind.
+        StoreError: If it is not one of geoelle's, of another kind, or a group of several zones.
         SchemaError: If it breaks its contract.
     """
     place = Location.of(path)
-    found = open_group(place).attrs.get("geoelle:kind")
+    root = open_group(place)
+    found = root.attrs.get("geoelle:kind")
+    if (zones := root.attrs.get(ZONES)) is not None:
+        names = ", ".join(map(str, zones)) if isinstance(zones, list) else repr(zones)
+        raise StoreError(
+            f"{path} holds a store for each of several zones: {names}. Open one of these folders in it, or all with "
+            "geoelle.store.open_area."
+        )
     if not isinstance(found, str) or found not in _CHECKS or (kind is not None and found != kind):
         raise StoreError(
             f"{path} is a Zarr store of kind {found!r}. Expected {kind or ' or '.join(_CHECKS)}; "

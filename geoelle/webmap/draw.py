@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoelle.errors import MapError, SchemaError
-from geoelle.schema import SUPPORT_OUTSIDE, check_alerts, check_delta, check_difficulty
+from geoelle.schema import check_alerts, check_delta, check_difficulty
 from geoelle.webmap.text import DIMENSIONLESS
 from geoelle.webmap.vectors import alert_features, aoi_outline, bounds_of, default_title, n_alerts_by_date
 
@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
 
-    from geoelle.webmap.overlays import MercatorWarp
+    from geoelle.webmap.layers import DatedZones
+    from geoelle.webmap.legend import Legend
     from geoelle.webmap.page import RasterLayer
-    from geoelle.webmap.palettes import ColourScale
-
-
-# Colours come from the support alone where at least this share of values lies in it.
-_MIN_INSIDE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +43,14 @@ class MapSummary:
     """Sentences on what was left out, linked or not used."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Dated:
-    """One variable of a store, sorted by time, with the dates that have anything to show."""
-
-    dates: tuple[str, ...]
-    values: NDArray[np.float32]
-    """(date, y, x)."""
-    support: NDArray[np.uint8] | None
-    empty: tuple[str, ...]
-    """Dates without one finite value."""
-
-    @property
-    def outside(self) -> NDArray[np.bool_]:
-        """(date, y, x): values that the probe extrapolated to."""
-        if self.support is None:
-            return np.zeros(self.values.shape, dtype=np.bool_)
-        return np.asarray((self.support == SUPPORT_OUTSIDE) & np.isfinite(self.values), dtype=np.bool_)
-
-    @property
-    def scaled_to_support(self) -> bool:
-        """Whether enough lies inside the support to take the colour scale from that alone.
-
-        A hazy date far outside it can be predicted at many times the usual level, and would leave one colour for
-        everything else.
-        """
-        n = int(np.isfinite(self.values).sum())
-        n_outside = int(self.outside.sum())
-        return 0 < n_outside <= (1 - _MIN_INSIDE_SHARE) * n
+type Zones = xr.Dataset | xr.DataTree | Mapping[str, xr.Dataset]
+"""A store that was opened: of one zone, or of several."""
 
 
 def map(
-    difficulty: xr.Dataset,
+    difficulty: Zones,
     *,
-    delta: xr.Dataset | None = None,
+    delta: Zones | None = None,
     alerts: gpd.GeoDataFrame | None = None,
     out: str | os.PathLike[str],
     max_alerts: int = 500,
@@ -96,8 +66,8 @@ def map(
     The same input gives the same bytes. An existing file is replaced only when the new one is complete.
 
     Args:
-        difficulty: What a difficulty store holds.
-        delta: What a delta store holds, on the same grid.
+        difficulty: What a difficulty store holds; of an area in several zones, as the verb returned it or by zone.
+        delta: What a delta store holds, on the same grid and with the same zones.
         alerts: Alerts of that delta, ranked, in EPSG:4326.
         out: The HTML file. Missing folders are made.
         max_alerts: The highest-ranked ones that are drawn.
@@ -112,7 +82,10 @@ def map(
     Raises:
         MapError: If there is nothing to draw or the parts do not belong together.
     """
+    from geoelle.store.zones import zones_of
     from geoelle.webmap.assets import AssetResolver, default_cache_dir
+    from geoelle.webmap.layers import dated_zones, draw_layers, middle_of
+    from geoelle.webmap.legend import Legend, merged_attrs
     from geoelle.webmap.page import PageContent, render_page
 
     path = Path(out)
@@ -120,32 +93,44 @@ def map(
         raise MapError(f"{path} is a folder. Name an HTML file, for example {path / 'map.html'}.")
     if max_alerts < 0:
         raise MapError(f"max_alerts is {max_alerts}. Expected 0 or more.")
-    _check(difficulty, delta, alerts)
-    levels = _dated(difficulty, "difficulty")
-    changes = _dated(delta, "delta") if delta is not None else None
+    zones, deltas = zones_of(difficulty), None if delta is None else zones_of(delta)
+    _check(zones, deltas, alerts)
+    levels = dated_zones(zones, "difficulty")
+    changes = dated_zones(deltas, "delta") if deltas is not None else None
     if not levels.dates:
         raise MapError(
             "There is no finite difficulty on any date, so there is nothing to draw. Check that the embedding jobs "
             "are done and that clouds did not cover every date."
         )
-    features = alert_features(alerts, _unit(difficulty), max_alerts)
+    middle = middle_of(zones, levels)
+    attrs = merged_attrs(zones)
+    unit = _unit(next(iter(zones.values())))
+    features = alert_features(alerts, unit, max_alerts, middle_deg=middle)
     _check_alert_dates(features, levels, changes)
-    rasters, warp, scales = _rasters(difficulty, levels, changes)
+    drawn = draw_layers(zones, levels, changes, middle)
     n_alerts = 0 if alerts is None else len(alerts)
-    attrs = _attributes(difficulty)
-    area = aoi_outline(attrs)
+    area = aoi_outline(attrs, middle)
     name = title or default_title(attrs)
-    head, side = _panels(name, difficulty, delta, scales, levels, n_alerts, sum(len(f) for f in features.values()))
+    legend = Legend(
+        difficulty_scale=drawn.difficulty_scale,
+        delta_scale=drawn.delta_scale,
+        unit=unit,
+        any_outside_support=levels.any_outside,
+        scaled_to_support=levels.scaled_to_support,
+        n_alerts=n_alerts,
+        n_alerts_shown=sum(len(f) for f in features.values()),
+        has_aoi=area is not None,
+    )
+    head, side = _panels(name, legend, attrs, None if deltas is None else merged_attrs(deltas))
     content = PageContent(
         # The heading carries a badge; a browser's tab and bookmark have only this.
         title=f"SIMULATED: {name}" if attrs.get("geoelle:simulated") else name,
         head_html=head,
         side_html=side,
         attribution=str(attrs.get("geoelle:attribution") or "No attribution recorded"),
-        rasters=rasters,
-        shown=_first_shown(rasters, features),
-        image_bounds=warp.bounds,
-        view_bounds=bounds_of(area) or warp.bounds,
+        rasters=drawn.rasters,
+        shown=_first_shown(drawn.rasters, features),
+        view_bounds=bounds_of(area) or drawn.bounds,
         aoi=area,
         alerts=features,
         n_alerts=n_alerts_by_date(alerts),
@@ -172,19 +157,32 @@ def map(
     )
 
 
-def _check(difficulty: xr.Dataset, delta: xr.Dataset | None, alerts: gpd.GeoDataFrame | None) -> None:
-    from geoelle.webmap.overlays import crs_of
-
+def _check(
+    zones: Mapping[str, xr.Dataset], deltas: Mapping[str, xr.Dataset] | None, alerts: gpd.GeoDataFrame | None
+) -> None:
     try:
-        check_difficulty(difficulty)
-        if delta is not None:
-            check_delta(delta)
+        for ds in zones.values():
+            check_difficulty(ds)
+        for ds in (deltas or {}).values():
+            check_delta(ds)
         if alerts is not None:
             check_alerts(alerts)
     except SchemaError as error:
         raise MapError(f"No map can be drawn. {error}") from error
-    if delta is None:
+    if deltas is None:
         return
+    if zones.keys() != deltas.keys():
+        raise MapError(
+            f"Difficulty has the zones {', '.join(zones)}, delta {', '.join(deltas)}. Compute delta from this "
+            "difficulty."
+        )
+    for zone, ds in zones.items():
+        _check_same_grid(ds, deltas[zone])
+
+
+def _check_same_grid(difficulty: xr.Dataset, delta: xr.Dataset) -> None:
+    from geoelle.webmap.overlays import crs_of
+
     for axis in ("y", "x"):
         mine, other = difficulty[axis].values, delta[axis].values
         if mine.shape != other.shape or not np.array_equal(mine, other):
@@ -201,99 +199,23 @@ def _first(values: NDArray[Any]) -> str:
     return f"{values[0]:g}" if values.size else "nothing"
 
 
-def _dated(ds: xr.Dataset, name: str) -> _Dated:
-    ordered = ds.sortby("time")
-    values = np.asarray(ordered[name].values, dtype=np.float32)
-    values = np.where(np.isfinite(values), values, np.float32(np.nan))
-    dates = [str(t)[:10] for t in ordered["time"].values.astype("datetime64[s]")]
-    if len(set(dates)) != len(dates):
-        raise MapError(f"Two time steps of {name} fall on one day. Expected one scene per solar day.")
-    full = np.isfinite(values).any(axis=(1, 2))
-    support = np.asarray(ordered["support"].values)[full] if "support" in ordered else None
-    return _Dated(
-        dates=tuple(d for d, f in zip(dates, full, strict=True) if f),
-        values=values[full],
-        support=support,
-        empty=tuple(d for d, f in zip(dates, full, strict=True) if not f),
-    )
-
-
-def _attributes(ds: xr.Dataset) -> dict[str, Any]:
-    return {str(k): v for k, v in ds.attrs.items()}
-
-
 def _unit(ds: xr.Dataset) -> str | None:
     unit = ds["difficulty"].attrs.get("units") or ds.attrs.get("geoelle:unit")
     return (DIMENSIONLESS if str(unit) == "1" else str(unit)) if unit else None
 
 
-def _stride_m(ds: xr.Dataset) -> float:
-    from geoelle.webmap.legend import mapping
-
-    stride = mapping(ds.attrs, "geoelle:grid").get("stride_m")
-    if not isinstance(stride, int | float) or not stride > 0:
-        raise MapError(f"The store's grid has stride_m {stride!r}. Expected a positive number of metres.")
-    return float(stride)
-
-
-def _rasters(
-    ds: xr.Dataset, levels: _Dated, changes: _Dated | None
-) -> tuple[list[RasterLayer], MercatorWarp, tuple[ColourScale, ColourScale | None]]:
-    from geoelle.webmap.overlays import MercatorWarp, coloured_png, hatched_png
-    from geoelle.webmap.page import RasterLayer
-    from geoelle.webmap.palettes import diverging_scale, sequential_scale
-
-    warp = MercatorWarp.covering(ds, np.isfinite(levels.values).any(axis=0), _stride_m(ds))
-    left_out = levels.outside if levels.scaled_to_support else np.zeros(levels.values.shape, dtype=np.bool_)
-    scale = sequential_scale(levels.values[~left_out])
-    layers = []
-    for i, date in enumerate(levels.dates):
-        hatch = hatched_png(warp, levels.outside[i])
-        layers.append(RasterLayer("difficulty", date, coloured_png(warp, levels.values[i], scale), hatch))
-    if changes is None or not changes.dates:
-        return layers, warp, (scale, None)
-    by_date = dict(zip(levels.dates, left_out, strict=True))
-    nowhere = np.zeros(levels.values.shape[1:], dtype=np.bool_)
-    counted = ~np.stack([by_date.get(date, nowhere) for date in changes.dates])
-    # Where every change lies outside, those are what there is to show.
-    counted = counted if np.isfinite(changes.values[counted]).any() else ~counted
-    centred = diverging_scale(changes.values[counted])
-    layers += [
-        RasterLayer("delta", date, coloured_png(warp, values, centred), None)
-        for date, values in zip(changes.dates, changes.values, strict=True)
-    ]
-    return layers, warp, (scale, centred)
-
-
 def _panels(
-    title: str,
-    difficulty: xr.Dataset,
-    delta: xr.Dataset | None,
-    scales: tuple[ColourScale, ColourScale | None],
-    levels: _Dated,
-    n_alerts: int,
-    n_shown: int,
+    title: str, legend: Legend, attrs: Mapping[str, Any], delta_attrs: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    from geoelle.webmap.legend import Legend, header_html, mapping, side_html
+    from geoelle.webmap.legend import header_html, mapping, side_html
 
-    attrs = _attributes(difficulty)
-    legend = Legend(
-        difficulty_scale=scales[0],
-        delta_scale=scales[1],
-        unit=_unit(difficulty),
-        any_outside_support=bool(levels.outside.any()),
-        scaled_to_support=levels.scaled_to_support,
-        n_alerts=n_alerts,
-        n_alerts_shown=n_shown,
-        has_aoi=aoi_outline(attrs) is not None,
-    )
     head = header_html(
         title,
         simulated=bool(attrs.get("geoelle:simulated")),
         loss_kind=str(mapping(attrs, "geoelle:encoder").get("loss_kind", "own")),
         origin=str(attrs.get("geoelle:probe_origin")),
     )
-    return head, side_html(legend, attrs, _attributes(delta) if delta is not None else None)
+    return head, side_html(legend, attrs, delta_attrs)
 
 
 def _first_shown(rasters: Sequence[RasterLayer], features: Mapping[str, Sequence[Any]]) -> RasterLayer:
@@ -303,7 +225,7 @@ def _first_shown(rasters: Sequence[RasterLayer], features: Mapping[str, Sequence
     return next((r for r in levels if r.date == best), levels[-1])
 
 
-def _check_alert_dates(features: Mapping[str, Any], levels: _Dated, changes: _Dated | None) -> None:
+def _check_alert_dates(features: Mapping[str, Any], levels: DatedZones, changes: DatedZones | None) -> None:
     known = set(levels.dates) | set(changes.dates if changes is not None else ())
     strange = sorted(set(features) - known)
     if strange:

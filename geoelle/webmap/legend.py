@@ -63,6 +63,27 @@ def mapping(attrs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def merged_attrs(zones: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of the stores of all zones as if they were one store: what differs by zone is put together."""
+    each = [{str(k): v for k, v in ds.attrs.items()} for ds in zones.values()]
+    attrs = dict(each[0])
+    if len(each) == 1:
+        return attrs
+    scenes: dict[str, set[str]] = {}
+    for other in each:
+        for day, ids in mapping(other, "geoelle:scenes").items():
+            scenes.setdefault(str(day), set()).update(map(str, _list(ids)))
+    native = [n for other in each if isinstance(n := other.get("geoelle:native_gsd_m"), int | float)]
+    credits_ = dict.fromkeys(str(c) for other in each if (c := other.get("geoelle:attribution")))
+    return attrs | {
+        "geoelle:zones": list(zones),
+        "geoelle:scenes": {day: sorted(ids) for day, ids in sorted(scenes.items())},
+        "geoelle:native_gsd_m": max(native, default=None),
+        "geoelle:simulated": any(other.get("geoelle:simulated") for other in each),
+        "geoelle:attribution": "; ".join(credits_),
+    }
+
+
 def _ramp(scale: ColourScale, *, title: str, unit: str | None, kind: str, note: str) -> str:
     middle = (scale.low + scale.high) / 2
     signed = kind == "delta"
@@ -175,7 +196,8 @@ def _provenance(attrs: Mapping[str, Any], delta_attrs: Mapping[str, Any] | None)
         rows.append(("Loss", words(LOSS_KIND_WORDS, encoder["loss_kind"])))
     add("Probe", *_probe_texts(attrs, probe))
     if grid:
-        add("Grid", f"EPSG:{grid.get('epsg')}", f"one cell every {number(grid.get('stride_m'))} m")
+        zones = _list(attrs.get("geoelle:zones")) or [grid.get("epsg")]
+        add("Grid", ", ".join(f"EPSG:{zone}" for zone in zones), f"one cell every {number(grid.get('stride_m'))} m")
     if delta_attrs is not None:
         reference = mapping(delta_attrs, "geoelle:reference")
         rows.append(("Reference", _reference(reference)))

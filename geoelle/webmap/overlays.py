@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -38,11 +39,18 @@ class MercatorWarp:
     bounds: Bounds
 
     @staticmethod
-    def covering(ds: xr.Dataset, shown: NDArray[np.bool_], stride_m: float) -> MercatorWarp:
+    def covering(ds: xr.Dataset, shown: NDArray[np.bool_], stride_m: float, *, middle_deg: float = 0.0) -> MercatorWarp:
         """The warp for the part of `ds` around the cells where `shown` (y, x) is true.
 
+        Args:
+            ds: A store of one zone.
+            shown: Cells that have anything to show.
+            stride_m: Edge of a cell.
+            middle_deg: Longitude in the middle of the map: 0, or 180 for an area across the antimeridian. Longitudes of
+                the bounds lie within 180 degrees of it.
+
         Raises:
-            MapError: If the store has no CRS or its area wraps around the 180th meridian.
+            MapError: If the store has no CRS or its area wraps around the map's edge.
         """
         from affine import Affine
         from rasterio.enums import Resampling
@@ -55,7 +63,8 @@ class MercatorWarp:
         crs = crs_of(ds)
         shape = (len(y), len(x))
         limits = array_bounds(*shape, source)
-        west, south, east, north = transform_bounds(crs, _WEB_MERCATOR, *limits, densify_pts=21)
+        target = _web_mercator(middle_deg)
+        west, south, east, north = transform_bounds(crs, target, *limits, densify_pts=21)
         if not all(map(math.isfinite, (west, south, east, north))) or east - west > _MERCATOR_HALF_M:
             raise MapError(
                 "The area wraps around the 180th meridian or reaches a pole, where a web map has an edge. "
@@ -71,11 +80,14 @@ class MercatorWarp:
             src_crs=crs,
             src_nodata=-1,
             dst_transform=from_bounds(west, south, east, north, width, height),
-            dst_crs=_WEB_MERCATOR,
+            dst_crs=target,
             dst_nodata=-1,
             resampling=Resampling.nearest,
         )
-        lon_lat = transform_bounds(_WEB_MERCATOR, 4326, west, south, east, north)
+        # Mercator's longitudes are even: those of another middle are as many degrees further on.
+        lon_lat = np.add(
+            transform_bounds(_WEB_MERCATOR, 4326, west, south, east, north), (middle_deg, 0.0, middle_deg, 0.0)
+        )
         bounds = ((_round(lon_lat[1]), _round(lon_lat[0])), (_round(lon_lat[3]), _round(lon_lat[2])))
         return MercatorWarp(rows, columns, index, k, bounds)
 
@@ -85,8 +97,18 @@ class MercatorWarp:
         return np.where(self.index >= 0, flat[self.index], np.uint8(fill))
 
 
+def _web_mercator(middle_deg: float) -> Any:
+    from rasterio.crs import CRS
+
+    return (
+        CRS.from_epsg(_WEB_MERCATOR)
+        if middle_deg == 0
+        else CRS.from_string(f"+proj=webmerc +lon_0={middle_deg:g} +datum=WGS84 +units=m +no_defs")
+    )
+
+
 def _round(degrees: float) -> float:
-    return round(degrees, 7)  # a centimetre
+    return round(float(degrees), 7)  # a centimetre
 
 
 def _extent(used: NDArray[np.bool_]) -> slice:

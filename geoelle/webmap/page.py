@@ -44,16 +44,25 @@ _LINKED = re.compile(r"""<(?:script|link)\b[^>]*?(?:src|href)="([^"]+)\"""")
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """One zone's part of a layer."""
+
+    png: str
+    """Data URL."""
+    hatch_png: str | None
+    """Laid over it where the probe's support ends."""
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
 class RasterLayer:
     """One choice of the layer control."""
 
     kind: str
     """`difficulty` or `delta`."""
     date: str
-    png: str
-    """Data URL."""
-    hatch_png: str | None
-    """Laid over it where the probe's support ends."""
+    overlays: tuple[Overlay, ...]
+    """One for each zone that has anything to show, switched together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,6 @@ class PageContent:
     rasters: Sequence[RasterLayer]
     shown: RasterLayer
     """The one on at first."""
-    image_bounds: Bounds
     view_bounds: Bounds
     aoi: Mapping[str, Any] | None
     """GeoJSON FeatureCollection of geometries alone."""
@@ -102,7 +110,7 @@ def render_page(content: PageContent, resolver: AssetResolver) -> tuple[str, lis
     ground = _ground(content)
     figure = ground.get_root()
     figure.title = escape(content.title)
-    rasters = [_add_raster(ground, layer, content, on=layer is content.shown) for layer in content.rasters]
+    rasters = [_add_raster(ground, layer, on=layer is content.shown) for layer in content.rasters]
     control, view = _add_vectors(ground, content, rasters)
     notes = _inline_links(figure, [ground, control], resolver)
     figure.header.add_child(_Raw(f"<style>{_own_file('viewer.css')}</style>"), name="geoelle_css")
@@ -133,16 +141,18 @@ def _ground(content: PageContent) -> Any:
         ) from error
 
 
-def _add_raster(ground: Any, layer: RasterLayer, content: PageContent, *, on: bool) -> tuple[RasterLayer, Any]:
+def _add_raster(ground: Any, layer: RasterLayer, *, on: bool) -> tuple[RasterLayer, Any]:
     group = folium.FeatureGroup(name=layer.date, show=on, control=False).add_to(ground)
-    bounds = [list(corner) for corner in content.image_bounds]
-    # pixelated=False: the rule is in our style sheet once, not in the head once per image.
-    alt = f"{layer.kind} on {layer.date}"
-    folium.raster_layers.ImageOverlay(layer.png, bounds, pixelated=False, alt=alt).add_to(group)
-    if layer.hatch_png is not None:
-        folium.raster_layers.ImageOverlay(
-            layer.hatch_png, bounds, pixelated=False, class_name="geoelle-hatch", alt="outside the probe's support"
-        ).add_to(group)
+    for overlay in layer.overlays:
+        bounds = [list(corner) for corner in overlay.bounds]
+        # pixelated=False: the rule is in our style sheet once, not in the head once per image.
+        alt = f"{layer.kind} on {layer.date}"
+        folium.raster_layers.ImageOverlay(overlay.png, bounds, pixelated=False, alt=alt).add_to(group)
+        if overlay.hatch_png is not None:
+            folium.raster_layers.ImageOverlay(
+                overlay.hatch_png, bounds, pixelated=False, class_name="geoelle-hatch",
+                alt="outside the probe's support",
+            ).add_to(group)  # fmt: skip
     return layer, group
 
 
@@ -165,7 +175,9 @@ def _add_vectors(ground: Any, content: PageContent, rasters: Sequence[tuple[Rast
     on_top: list[Any] = []
     n_drawn, n_all = sum(map(len, content.alerts.values())), sum(content.n_alerts.values())
     alerts_switch = switch(f"Alerts ({_of(n_drawn, n_all)}{n_all:,})") if content.alerts else None
-    support_switch = switch("Hatch outside support") if any(r.hatch_png for r in content.rasters) else None
+    support_switch = (
+        switch("Hatch outside support") if any(o.hatch_png for r in content.rasters for o in r.overlays) else None
+    )
     on_top += [s for s in (alerts_switch, support_switch) if s is not None]
     if content.aoi is not None:
         outline = switch("Area of interest")

@@ -21,9 +21,12 @@ _COORDINATE_DECIMALS = 6  # a decimetre
 
 
 def alert_features(
-    alerts: gpd.GeoDataFrame | None, unit: str | None, max_alerts: int
+    alerts: gpd.GeoDataFrame | None, unit: str | None, max_alerts: int, *, middle_deg: float = 0.0
 ) -> dict[str, list[dict[str, Any]]]:
-    """GeoJSON features by date; within a date the first-ranked last, so that it lies on top."""
+    """GeoJSON features by date; within a date the first-ranked last, so that it lies on top.
+
+    On a map about longitude `middle_deg`, longitudes lie within 180 degrees of it.
+    """
     import shapely
 
     by_date: dict[str, list[dict[str, Any]]] = {}
@@ -38,7 +41,7 @@ def alert_features(
         feature = {
             "type": "Feature",
             "id": int(row["rank"]),
-            "geometry": _plain_geometry(geometry),
+            "geometry": _plain_geometry(geometry, middle_deg),
             "properties": {
                 "direction": "down" if row["direction"] == "down" else "up",
                 "popup": alert_popup(row, unit),
@@ -53,14 +56,23 @@ def n_alerts_by_date(alerts: gpd.GeoDataFrame | None) -> dict[str, int]:
     return {} if alerts is None else dict(Counter(str(date)[:10] for date in alerts["date"]))
 
 
-def _plain_geometry(geometry: Any) -> dict[str, Any]:
+def _plain_geometry(geometry: Any, middle_deg: float) -> dict[str, Any]:
     import shapely
 
+    if middle_deg != 0:
+        parts = [p if p.centroid.x >= 0 else _further(p) for p in shapely.get_parts(geometry)]
+        geometry = shapely.union_all(parts)
     rounded = shapely.transform(geometry, lambda xy: np.round(xy, _COORDINATE_DECIMALS))
     return dict(shapely.geometry.mapping(rounded))
 
 
-def aoi_outline(attrs: Mapping[str, Any]) -> dict[str, Any] | None:
+def _further(geometry: Any) -> Any:
+    import shapely
+
+    return shapely.transform(geometry, lambda xy: xy + np.array([360.0, 0.0]))
+
+
+def aoi_outline(attrs: Mapping[str, Any], middle_deg: float = 0.0) -> dict[str, Any] | None:
     """The AOI's geometries without their properties; None where the store has none."""
     import shapely
     from shapely.errors import ShapelyError
@@ -74,7 +86,7 @@ def aoi_outline(attrs: Mapping[str, Any]) -> dict[str, Any] | None:
     except (ShapelyError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise MapError("The store's 'geoelle:aoi' is not a GeoJSON FeatureCollection. Make the store again.") from error
     plain = [
-        {"type": "Feature", "id": i, "properties": {}, "geometry": _plain_geometry(geometry)}
+        {"type": "Feature", "id": i, "properties": {}, "geometry": _plain_geometry(geometry, middle_deg)}
         for i, geometry in enumerate(geometries)
         if geometry.geom_type in ("Polygon", "MultiPolygon") and not geometry.is_empty
     ]

@@ -18,7 +18,7 @@ SOURCE = Path(geoelle.__file__).parent
 
 LAYERS: dict[str, int] = {
     **dict.fromkeys(("errors", "records", "schema", "config"), 0),
-    **dict.fromkeys(("aoi", "grid", "sensors", "provenance", "texture", "days"), 1),
+    **dict.fromkeys(("antimeridian", "aoi", "geopackage", "grid", "sensors", "provenance", "texture", "days"), 1),
     **dict.fromkeys(("catalog", "imagery", "chips", "store"), 2),
     **dict.fromkeys(("encoders", "probe", "holdout"), 3),
     **dict.fromkeys(
