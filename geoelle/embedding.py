@@ -27,15 +27,17 @@ from geoelle.chips import MAX_INVALID_FRACTION
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
 from geoelle.grid import GridExtent, ZoneChips, zone_chips
-from geoelle.jobs import ChipOptions, EmbedJob, JobPlanner, day_label, encode, read, work
+from geoelle.jobs import ChipOptions, EmbedJob, JobPlanner, day_label, encode, jobs_per_day, read, work
 from geoelle.provenance import digest, software
 from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.running import Progress, Steps, cluster, encoder_threads, no_progress, run_jobs
 from geoelle.schema import check_items
 from geoelle.sensors import Sensor, get_sensor
 from geoelle.store.embeddings import prepare, stored_digests
-from geoelle.store.layout import grid_attrs, open_group
-from geoelle.store.zones import create_zones, open_zones
+from geoelle.store.layout import grid_attrs, is_stored, open_group, run_log
+from geoelle.store.location import Location
+from geoelle.store.locking import Hold, store_lock
+from geoelle.store.zones import create_zones, open_area
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
 _FAILURES_TOLD = 100
@@ -112,11 +114,14 @@ def embed(
     near = [r for r in records if footprint_of(r).intersects(area)]
     if not near:
         raise NoItemsError("None of the items touches the AOI. Search again with this AOI.")
-    run = _Run(Path(out), near, area_frame, card, sensor, options, dtype, encoder_threads(workers))
-    planners = _prepare(run, zones)
-    summary = _do(run, planners, workers, scheduler, progress)
-    _log(run.store, summary)
-    return _opened(run.store, summary)
+    run = _Run(Location.of(out), near, area_frame, card, sensor, options, dtype, encoder_threads(workers))
+    with store_lock(run.store, "embed") as hold:
+        planners = _prepare(run, zones, hold)
+        summary = _do(run, planners, workers, scheduler, progress)
+        _log(run.store, summary)
+    opened = open_area(run.store, "embeddings")
+    opened.attrs["geoelle:summary"] = asdict(summary)
+    return opened
 
 
 def load_records(items: ItemsLike) -> list[ItemRecord]:
@@ -154,7 +159,7 @@ def attribution(sensor: Sensor, days: Iterable[str], *, simulated: bool) -> str:
 class _Run:
     """What is to be embedded, how, and where to."""
 
-    store: Path
+    store: Location
     records: Sequence[ItemRecord]
     area: gpd.GeoDataFrame
     card: EncoderCard
@@ -169,28 +174,32 @@ class _Run:
         return {"sensor": self.sensor.name, "gsd_m": self.card.gsd_m, "dtype": self.dtype, **asdict(self.options)}
 
 
-def _prepare(run: _Run, zones: Sequence[ZoneChips]) -> list[JobPlanner]:
+def _prepare(run: _Run, zones: Sequence[ZoneChips], hold: Hold) -> list[JobPlanner]:
     """Make or take up the store of every zone, and plan its jobs."""
     scenes = group_scenes(run.records)
     area = aoi_geometry(run.area)
     if len(zones) == 1:
-        return [_prepare_zone(run, zones[0], run.store, scenes)]
+        return [_prepare_zone(run, zones[0], run.store, scenes, hold)]
     reached = [(zone, _in_zone(scenes, zone, area)) for zone in zones]
     with_imagery = [zone.name for zone, here in reached if here]
     paths = create_zones(run.store, "embeddings", with_imagery, {"geoelle:aoi": json.loads(run.area.to_json())})
-    return [_prepare_zone(run, zone, paths[zone.name], here) for zone, here in reached if here]
+    return [_prepare_zone(run, zone, paths[zone.name], here, hold) for zone, here in reached if here]
 
 
-def _prepare_zone(run: _Run, zone: ZoneChips, path: Path, scenes: Sequence[Scene]) -> JobPlanner:
-    known: dict[str, Any] = dict(open_group(path).attrs) if path.exists() else {}
+def _prepare_zone(
+    run: _Run, zone: ZoneChips, place: Location, scenes: Sequence[Scene], hold: Hold
+) -> JobPlanner:
+    known: dict[str, Any] = dict(open_group(place).attrs) if is_stored(place) else {}
     attrs = _attrs(run, zone, scenes, known)
     index = prepare(
-        path, zone.extent, [s.day for s in scenes], n_features=run.card.n_features, units=run.card.units, attrs=attrs
-    )
+        place, zone.extent, [s.day for s in scenes], n_features=run.card.n_features, units=run.card.units,
+        attrs=attrs, dtype=run.dtype,
+    )  # fmt: skip
     identity = {name: attrs[f"geoelle:{name}"] for name in ("config", "encoder", "grid")}
     return JobPlanner(
-        path, zone, scenes, index, identity, run.sensor, run.card, run.threads, run.options, stored_digests(path)
-    )
+        place, hold, zone, scenes, index, identity, run.sensor, run.card, run.threads, run.options,
+        stored_digests(place),
+    )  # fmt: skip
 
 
 def _in_zone(scenes: Sequence[Scene], zone: ZoneChips, area: BaseGeometry) -> list[Scene]:
@@ -217,6 +226,7 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
         "geoelle:area": {"chips": int(zone.wanted.sum()), "digest": digest(np.packbits(zone.wanted).tobytes().hex())},
         "geoelle:aoi": json.loads(run.area.to_json()),
         "geoelle:scenes": dict(sorted(item_ids.items())),
+        "geoelle:jobs": {**known.get("geoelle:jobs", {}), **jobs_per_day(zone, scenes, run.card.gsd_m)},
         "geoelle:items": {id_: said[id_] for id_ in sorted(used & said.keys())},
         "geoelle:simulated": simulated,
         "geoelle:native_gsd_m": _native_gsd(scenes, run.card, known.get("geoelle:native_gsd_m")),
@@ -244,7 +254,7 @@ def _do(
 ) -> EmbedSummary:
     counts = [planner.count() for planner in planners]
     n_jobs, n_due = (sum(c[i] for c in counts) for i in (0, 1))
-    total = EmbedSummary(run.store.as_posix(), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0)
+    total = EmbedSummary(str(run.store), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0)
     if not n_due:
         return total
     jobs = chain.from_iterable(planner.due() for planner in planners)
@@ -277,18 +287,12 @@ def _added(total: EmbedSummary, result: JobResult) -> EmbedSummary:
     )
 
 
-def _log(store: Path, summary: EmbedSummary) -> None:
+def _log(store: Location, summary: EmbedSummary) -> None:
     """Beside the store, never in it: a log differs from run to run and the store must not."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(summary)}
-    with store.with_suffix(".log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
-
-
-def _opened(store: Path, summary: EmbedSummary) -> xr.Dataset | xr.DataTree:
-    zones = open_zones(store, "embeddings")
-    opened = zones[""] if "" in zones else xr.DataTree.from_dict(dict(zones))
-    opened.attrs["geoelle:summary"] = asdict(summary)
-    return opened
+    log = run_log(store)
+    before = log.read_bytes() if log.is_file() else b""
+    log.write_bytes(before + json.dumps(line).encode() + b"\n")
 
 
 def _check_options(options: ChipOptions, dtype: str) -> None:

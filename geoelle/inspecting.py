@@ -21,7 +21,7 @@ from geoelle.provenance import digest
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.integrity import DamagedChunk, damaged_chunks
-from geoelle.store.layout import extent_of, open_group, read_values
+from geoelle.store.layout import extent_of, open_group, read_values, run_log
 from geoelle.store.location import Location, StorePath
 from geoelle.store.zones import zone_paths
 
@@ -230,15 +230,22 @@ def _jobs(
     """Jobs done, failed and missing of each date, in the order of the dates."""
     digests = stored_digests(place).any(axis=-1)
     # Digests lie as the dates were added; the dataset has its dates sorted.
-    days = np.asarray(open_group(place)["time"][...])  # type: ignore[index]
-    digests = digests[np.argsort(days, kind="stable")]
+    added = np.asarray(open_group(place)["time"][...])  # type: ignore[index]
+    digests = digests[np.argsort(added, kind="stable")]
     shape = digests.shape[1:]
     failed = np.stack([_any_by_tile(s == schema.FAILED, extent, shape) for s in status]) & ~digests
     touched = np.stack([_any_by_tile(s != schema.NOT_DONE, extent, shape) for s in status]) | digests
     wanted = _wanted(ds, extent)
     asked = touched.any(axis=0) if wanted is None else _any_by_tile(wanted, extent, shape)
     missing = asked & ~digests & ~failed
-    return [(int(d.sum()), int(f.sum()), int(m.sum())) for d, f, m in zip(digests, failed, missing, strict=True)]
+    counts = [(int(d.sum()), int(f.sum()), int(m.sum())) for d, f, m in zip(digests, failed, missing, strict=True)]
+    # Where no imagery reaches a tile there is no job; the run that planned them wrote down how many there are.
+    planned = _mapping(ds.attrs.get("geoelle:jobs"))
+    days = [str(day) for day in np.datetime_as_string(ds["time"].values, "D")]
+    return [
+        (done, fails, max(0, int(n) - done - fails) if isinstance(n := planned.get(day), int) else lacking)
+        for day, (done, fails, lacking) in zip(days, counts, strict=True)
+    ]
 
 
 def _any_by_tile(mask: NDArray[np.bool_], extent: GridExtent, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -285,13 +292,6 @@ def _log_lines(place: Location) -> list[dict[str, Any]]:
         if isinstance(found, dict):
             lines.append(found)
     return lines
-
-
-def run_log(store: StorePath) -> Location:
-    """The log beside a store: one line of JSON for each run."""
-    place = Location.of(store)
-    stem, dot, suffix = place.name.rpartition(".")
-    return place.with_name(f"{stem if dot and stem else suffix}.log.jsonl")
 
 
 def _failures(log: Sequence[Mapping[str, Any]]) -> tuple[Failure, ...]:

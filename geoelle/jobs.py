@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,8 @@ from geoelle.provenance import digest
 from geoelle.records import EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.sensors import Sensor
 from geoelle.store.embeddings import write_job
+from geoelle.store.location import Location
+from geoelle.store.locking import Hold
 
 ENCODING = threading.Lock()
 """One encoder at a time in a process; reading goes on beside it."""
@@ -50,7 +51,9 @@ class ChipOptions:
 class EmbedJob:
     """Everything a worker needs."""
 
-    store: Path
+    store: Location
+    hold: Hold
+    """The run's lock of the store: a job that outlives its run writes nothing."""
     scene: Scene
     """With only the items that reach the tile; none where a job done earlier is to be undone."""
     extent: GridExtent
@@ -81,7 +84,8 @@ class Failure:
 class JobPlanner:
     """Makes the jobs of one zone, one at a time: memory does not grow with their number."""
 
-    store: Path
+    store: Location
+    hold: Hold
     zone: ZoneChips
     scenes: Sequence[Scene]
     time_index: Mapping[np.datetime64, int]
@@ -112,7 +116,7 @@ class JobPlanner:
 
     def _jobs(self) -> Iterator[EmbedJob]:
         common = digest(dict(self.identity))
-        tiles = [(tile, index, mask, self._outline(tile)) for tile, index, mask in wanted_tiles(self.zone)]
+        tiles = [(tile, *_of_tile(self.zone, tile), self._outline(tile)) for tile in self.zone.wanted_tiles()]
         for scene in self.scenes:
             reach = reaching(scene)
             t = self.time_index[scene.day]
@@ -126,7 +130,7 @@ class JobPlanner:
                 }) if items else bytes(32).hex()  # fmt: skip
                 part = replace(scene, items=items)
                 yield EmbedJob(
-                    self.store, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card.name,
+                    self.store, self.hold, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card.name,
                     self.threads, self.options, made_of,
                 )  # fmt: skip
 
@@ -134,13 +138,20 @@ class JobPlanner:
         return self.zone.extent.tile_footprint(tile, self.card.gsd_m)
 
 
-def wanted_tiles(zone: ZoneChips) -> Iterator[tuple[Tile, tuple[int, int], NDArray[np.bool_]]]:
-    """Tiles with a chip that is wanted, their (row, column) among the zone's tiles, and which chips."""
-    width = len(zone.extent.tile_columns)
-    for n, tile in enumerate(zone.extent.tiles()):
-        mask = zone.wanted[tile.y, tile.x]
-        if mask.any():
-            yield tile, divmod(n, width), mask
+def jobs_per_day(zone: ZoneChips, scenes: Sequence[Scene], gsd_m: float) -> dict[str, int]:
+    """How many jobs each date asks for: tiles with a chip that is wanted, and an item that reaches it."""
+    outlines = [zone.extent.tile_footprint(tile, gsd_m) for tile in zone.wanted_tiles()]
+    found = {}
+    for scene in scenes:
+        reach = reaching(scene)
+        found[day_label(scene)] = sum(1 for outline in outlines if reach(outline))
+    return found
+
+
+def _of_tile(zone: ZoneChips, tile: Tile) -> tuple[tuple[int, int], NDArray[np.bool_]]:
+    """A tile's (row, column) among the zone's tiles, and which of its chips are wanted."""
+    n = zone.extent.tile_chips
+    return (tile.y.start // n, tile.x.start // n), zone.wanted[tile.y, tile.x]
 
 
 def reaching(scene: Scene) -> Callable[[BaseGeometry], tuple[ItemRecord, ...]]:
@@ -222,7 +233,7 @@ def encode(chips: TileChips | Failure | None, job: EmbedJob) -> JobResult:
 
 
 def _write(job: EmbedJob, data: Mapping[str, NDArray[Any]], job_digest: str | None) -> None:
-    write_job(job.store, job.time_index, job.tile_index, job.tile, data, job_digest)
+    write_job(job.store, job.time_index, job.tile_index, job.tile, data, job_digest, job.hold)
 
 
 def _embedded(job: EmbedJob, chips: TileChips) -> dict[str, NDArray[Any]]:

@@ -22,11 +22,12 @@ from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import Variable, extent_of, write_store
 from geoelle.store.probes import read_probe
 from geoelle.store.quantised import read_embedding
+from geoelle.store.location import Location
 from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
 
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
-    "geoelle:software", "geoelle:native_gsd_m",
+    "geoelle:software", "geoelle:native_gsd_m", "geoelle:config", "geoelle:items",
 )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def one_encoder(zones: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     return dict(encoders[0])
 
 
-def _attrs(source: Path, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
+def _attrs(source: Location, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
     """What the difficulty store of one zone says of itself."""
     passed_on = {name: ds.attrs.get(name) for name in _PASSED_ON}
     jobs = digest(stored_digests(source).tobytes().hex())
@@ -151,7 +152,7 @@ def check_probe_fits(probe: Probe, encoder: Mapping[str, Any]) -> None:
     )
 
 
-def unchanged(target: Path, kind: str, made_of: str) -> bool:
+def unchanged(target: Location, kind: str, made_of: str) -> bool:
     """Whether a store is there that was made of the same.
 
     Raises:
@@ -165,7 +166,7 @@ def unchanged(target: Path, kind: str, made_of: str) -> bool:
         raise StoreError(f"{target} is in the way: {error} Give another --out, or delete it.") from None
 
 
-def _write(target: Path, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any], progress: Progress) -> None:
+def _write(target: Location, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any], progress: Progress) -> None:
     days = list(ds["time"].values)
     unit = probe.meta.unit
     variables = [

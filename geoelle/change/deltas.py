@@ -30,6 +30,7 @@ from geoelle.errors import ConfigError, HistoryTooShortError
 from geoelle.mapping import unchanged
 from geoelle.provenance import digest
 from geoelle.store.layout import Variable, extent_of, write_store
+from geoelle.store.location import Location
 from geoelle.store.zones import open_area, open_zones, paths_like
 
 METHOD = (
@@ -97,7 +98,7 @@ def delta(
         "min_looks": min_looks,
     }
     made_of = {zone: _made_of(zone, zones, options, alert_z) for zone in zones}
-    there = paths_like(out, "delta", list(zones)) if Path(out).exists() else {}
+    there = paths_like(out, "delta", list(zones)) if Location.of(out).exists() else {}
     todo = [zone for zone in zones if zone not in there or not unchanged(there[zone], "delta", made_of[zone])]
     # Judged before anything is made at `out`: there may be too little history.
     judged = _judge(zones, options, reference_dates, exclude_dates, dates, alert_z) if todo else {}
@@ -234,7 +235,7 @@ def _day(day: np.datetime64) -> str:
     return str(np.datetime_as_string(day, "D"))
 
 
-def _write(target: Path, ds: xr.Dataset, data: dict[str, NDArray[Any]], added: dict[str, Any]) -> None:
+def _write(target: Location, ds: xr.Dataset, data: dict[str, NDArray[Any]], added: dict[str, Any]) -> None:
     unit = str(ds["difficulty"].attrs.get("units", "encoder loss"))
     nan = float("nan")
     flags = {"flag_values": list(range(len(schema.STATE_NAMES))), "flag_meanings": schema.STATE_MEANINGS}

@@ -12,9 +12,12 @@ from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from geoelle.exporting import ExportSummary
+    from geoelle.inspecting import StoreReport
     from geoelle.records import EmbedSummary, EncoderCard
     from geoelle.running import Progress
     from geoelle.simulate import Simulation
+    from geoelle.updating import UpdateSummary
     from geoelle.webmap import MapSummary
     from geoelle.workflow import RunSummary, StageReporter
 
@@ -112,11 +115,12 @@ def update_summary(summary: UpdateSummary) -> None:
 def store_report(report: StoreReport) -> None:
     """What is in a store."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    for title, columns, rows in report.tables():
-        table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
+    for title, (columns, rows) in report.tables().items():
+        table = Table(*columns, title=title, title_justify="left")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def export(
     """Write stores as COG and GeoParquet, one per date and UTM zone, with a STAC catalog over them."""
     from geoelle.exporting import export as run_export
 
-    formats = tuple(f.value for f in format or ExportFormat)
+    formats: Any = tuple(f.value for f in format or ExportFormat)
     with show.stages(quiet) as report:
         summary = run_export(
             stores, out=out, formats=formats, dates=as_ranges(dates), items=items, progress=report("export")

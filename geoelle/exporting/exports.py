@@ -154,7 +154,8 @@ def _check_formats(formats: Sequence[str]) -> set[str]:
 def _zones(stores: Sequence[str | Path]) -> Iterator[_Zone]:
     seen: dict[str, Path] = {}
     for store in map(Path, stores):
-        for path in zone_paths(store).values():
+        for place in zone_paths(store).values():
+            path = place.path
             ds = open_store(path)
             kind = str(ds.attrs["geoelle:kind"])
             if seen.setdefault(kind, store) != store:

@@ -351,3 +351,10 @@ def extent_of(attrs: Mapping[str, Any]) -> GridExtent:
 
 def _as_days(days: Sequence[np.datetime64]) -> NDArray[np.int64]:
     return np.asarray(days, dtype="datetime64[ns]").astype("datetime64[D]").astype(np.int64)
+
+
+def run_log(store: StorePath) -> Location:
+    """The log beside a store: one line of JSON for each run."""
+    place = Location.of(store)
+    stem, dot, suffix = place.name.rpartition(".")
+    return place.with_name(f"{stem if dot and stem else suffix}.log.jsonl")
