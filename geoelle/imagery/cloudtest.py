@@ -15,9 +15,9 @@ Three tests, each of one tile's pixels alone; a pixel is cloud where any of them
   ground has floors that differ between bands, is undecided and stays as it is.
 
 Thresholds were chosen on the Boadella series of ../shared/data; `docs/scale.md` says how they do elsewhere. What the
-test does not do: it finds no shadow; it is made for surface reflectance (top of atmosphere, white roofs pass for
-cloud); white sand, salt and roofs may be thin cloud to it; without a short-wave infrared band snow is cloud; pixels that
-still carry the +1000 offset look veiled; haze thinner than 0.05, or over a block without dark ground, is missed.
+test does not do: it finds no shadow; it is made for surface reflectance (at the top of the atmosphere white roofs pass
+for cloud); white sand, salt and roofs may be thin cloud to it; without a short-wave infrared band snow is cloud; pixels
+that still carry the +1000 offset look veiled; haze thinner than 0.05, or over a block without dark ground, is missed.
 """
 
 from __future__ import annotations
@@ -63,8 +63,6 @@ def bands_for_test(sensor: Sensor, there: Sequence[str]) -> tuple[str, ...]:
     return (*NEEDED, *(name for name in HELPFUL if name in there), *vapour)
 
 
-
-
 def spectral_masks(bands: Reflectance) -> SkyMasks:
     """Cloud, snow and water by the tests of this module.
 
@@ -106,7 +104,7 @@ def _bright_or_hazy(bands: Reflectance) -> NDArray[np.bool_]:
             & (vapour > np.float32(_VAPOUR_RATIO) * near)
             & (vapour - near > _VAPOUR_GAP)
         )
-    return thick | thin
+    return np.asarray(thick | thin)
 
 
 def _snow(bands: Reflectance) -> NDArray[np.bool_]:

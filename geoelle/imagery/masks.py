@@ -52,7 +52,7 @@ def quality_masks(numbers: NDArray[np.float32], quality: QualitySpec) -> SkyMask
     meanings[~readable] = _INVALID
 
     def has(flag: np.uint8) -> NDArray[np.bool_]:
-        return (meanings & flag) != 0
+        return np.asarray((meanings & flag) != 0)
 
     return SkyMasks(~has(_INVALID), has(_CLOUD), has(_SHADOW), has(_SNOW), has(_WATER))
 

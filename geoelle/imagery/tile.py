@@ -148,7 +148,7 @@ def _finite(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     finite = np.isfinite(pixels[0])
     for values in pixels[1:]:
         finite &= np.isfinite(values)
-    return finite
+    return np.asarray(finite)
 
 
 def _judge(
@@ -163,9 +163,7 @@ def _judge(
     return no_masks(observed)
 
 
-def _masked(
-    pixels: NDArray[np.float32], observed: NDArray[np.bool_], masks: SkyMasks, source: str
-) -> TilePixels:
+def _masked(pixels: NDArray[np.float32], observed: NDArray[np.bool_], masks: SkyMasks, source: str) -> TilePixels:
     """Pixels whose invalid ones are NaN, with masks that do not overlap."""
     observed = observed & masks.observed
     cloud, shadow = masks.cloud & observed, masks.shadow & observed
