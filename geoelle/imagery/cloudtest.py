@@ -45,7 +45,7 @@ _THIN_HOT, _THIN_MIN_VISIBLE, _THIN_WHITENESS = -0.025, 0.07, 0.35
 _VAPOUR_HOT, _VAPOUR_MIN_VISIBLE, _VAPOUR_RATIO, _VAPOUR_GAP = -0.035, 0.05, 1.15, 0.04
 _NO_VAPOUR_RATIO = 1.05
 _ROCK_NIR_TO_SWIR = 0.9
-_SNOW_NDSI, _SNOW_MIN_NIR, _SNOW_MIN_GREEN, _SNOW_MAX_SWIR = 0.4, 0.11, 0.1, 0.2
+_SNOW_NDSI, _SNOW_MIN_NIR, _SNOW_MIN_GREEN, _SNOW_MAX_SWIR, _SNOW_BLUE_TO_RED = 0.4, 0.11, 0.1, 0.2, 0.7
 _WATER_MAX_SWIR = 0.1
 _VEIL_BLOCK_PX = 256
 _VEIL_PERCENTILE = 1.0
@@ -108,12 +108,13 @@ def _bright_or_hazy(bands: Reflectance) -> NDArray[np.bool_]:
 
 
 def _snow(bands: Reflectance) -> NDArray[np.bool_]:
-    """NDSI = (green - swir16) / (green + swir16) of bright ground; none found without that band."""
+    """NDSI = (green - swir16) / (green + swir16) of bright, not brown ground; none found without that band."""
     green = bands["green"]
     if "swir16" not in bands:
         return np.zeros(green.shape, dtype=np.bool_)
     swir = bands["swir16"]
     bright = (bands["nir"] > _SNOW_MIN_NIR) & (green > _SNOW_MIN_GREEN) & (swir < _SNOW_MAX_SWIR)
+    bright &= bands["blue"] > np.float32(_SNOW_BLUE_TO_RED) * bands["red"]  # flood water is bright, too, and brown
     return np.asarray(bright & (_difference(green, swir) > _SNOW_NDSI))
 
 
