@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from geoelle.errors import ImageryError
 from geoelle.records import ItemRecord
+from geoelle.sensors import Sensor
+
+LINEAR, DECIBEL = "linear", "dB"
 
 
 def scaling(items: Sequence[ItemRecord], bands: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -27,3 +30,26 @@ def scaling(items: Sequence[ItemRecord], bands: Sequence[str]) -> tuple[NDArray[
     ((pairs, _),) = states.items()
     array = np.asarray(pairs, dtype=np.float32)
     return array[:, 0], array[:, 1]
+
+
+def to_units(pixels: NDArray[np.float32], sensor: Sensor, units: str | None) -> NDArray[np.float32]:
+    """Pixels in the units asked for, in place.
+
+    The only conversion is of radar power to decibels, 10 log10(power). Power of zero or less, which is noise taken off
+    or no data, has no logarithm and becomes NaN.
+
+    Raises:
+        ImageryError: If the units are others than the sensor's and cannot be made of them.
+    """
+    if units is None or units == sensor.units:
+        return pixels
+    if (sensor.units, units) != (LINEAR, DECIBEL):
+        raise ImageryError(
+            f"Pixels of {sensor.name} are in {sensor.units}, and {units} is asked for. "
+            f"Only {LINEAR} power is made {DECIBEL}; take a sensor in {units}, or an encoder for {sensor.units}."
+        )
+    for values in pixels:
+        np.copyto(values, np.nan, where=~(values > 0))
+        np.log10(values, out=values)
+        values *= np.float32(10)
+    return pixels

@@ -189,3 +189,46 @@ class _ExactReader(RioReader):  # type: ignore[misc]
 class _ExactDriver(RioDriver):  # type: ignore[misc]
     def open(self, src: Any, ctx: Any) -> _ExactReader:
         return _ExactReader(src, ctx)
+
+
+def read_overview(
+    item: ItemRecord, names: Sequence[str], sensor: Sensor, max_px: int = 512
+) -> dict[str, NDArray[np.float32]]:
+    """Digital numbers of a whole item, thinned to at most `max_px` a side, by name; NaN where nodata.
+
+    All bands come in the shape of the first one, thinned. Overviews are used where a file has them.
+
+    Raises:
+        ImageryError: If an asset cannot be read; names item, asset and address without its signature.
+    """
+    shape: tuple[int, int] | None = None
+    read: dict[str, NDArray[np.float32]] = {}
+    for name in names:
+        asset = item.assets[name]
+        try:
+            with rasterio.open(_sign(asset.href), sharing=False) as source:
+                shape = shape or _thinned(source.shape, max_px)
+                read[name] = _read_thinned(source, asset.band_index, shape, asset.nodata)
+        except Exception as error:  # GDAL and the transport raise many kinds
+            _refuse([item], [name], _UnreadableError(asset.href, error))
+    return read
+
+
+def _thinned(shape: tuple[int, int], max_px: int) -> tuple[int, int]:
+    """A shape brought down to at most `max_px` a side."""
+    factor = max(1.0, max(shape) / max_px)
+    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
+
+
+def _read_thinned(source: Any, band: int, shape: tuple[int, int], declared: float | None) -> NDArray[np.float32]:
+    if source.driver == "VRT":  # may name any file that this process can read
+        raise ValueError("it is a GDAL VRT, which points elsewhere, where an image is expected")
+    if band > source.count:
+        raise ValueError(f"it has {source.count} bands, and band {band} was asked for")
+    pixels = source.read(band, out_shape=shape).astype(np.float32)
+    nodata = source.nodatavals[band - 1]
+    if nodata is None:
+        nodata = declared
+    if nodata is not None:
+        pixels[pixels == np.float32(nodata)] = np.nan
+    return np.asarray(pixels)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from geoelle.errors import ImageryError
-from geoelle.imagery.masks import has_any
-from geoelle.imagery.radiometry import scaling
+from geoelle.errors import ConfigError, ImageryError
+from geoelle.imagery import cloudtest, omnicloud
+from geoelle.imagery.masks import SkyMasks, has_quality, no_masks, quality_masks
+from geoelle.imagery.radiometry import scaling, to_units
 from geoelle.imagery.reading import read_bands
 from geoelle.records import ItemRecord, Scene
 from geoelle.schema import check_items
-from geoelle.sensors import QualitySpec, Sensor, get_sensor
+from geoelle.sensors import Sensor, get_sensor
+
+CloudMask = Literal["auto", "quality", "heuristic", "omnicloudmask", "none"]
+"""What masks are made of. `auto`: the quality layer, else the heuristic where its bands are there, else nothing."""
+
+HEURISTIC, OMNICLOUDMASK, NO_MASK = "heuristic", "omnicloudmask", "none"
+"""What `mask_source` says where it is not the name of a quality layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,58 +46,130 @@ class TilePixels:
     """What the masks come from: the quality layer's name, `heuristic`, `omnicloudmask`, or `none`."""
 
 
-def read_tile(scene: Scene, geobox: GeoBox, bands: Sequence[str], *, sensor: Sensor | None = None) -> TilePixels:
+@dataclass(frozen=True, slots=True)
+class _MaskPlan:
+    """Where a scene's masks come from, and which names have to be read for that beside the bands asked for."""
+
+    source: str
+    names: tuple[str, ...] = ()
+
+
+def read_tile(
+    scene: Scene,
+    geobox: GeoBox,
+    bands: Sequence[str],
+    *,
+    sensor: Sensor | None = None,
+    cloud_mask: CloudMask = "auto",
+    units: str | None = None,
+) -> TilePixels:
     """Read one scene on a geobox.
 
     Reflectance is interpolated bilinearly where grids differ and copied where they agree; the quality layer is
-    never interpolated. Where items overlap, the earlier one's valid pixels win.
+    never interpolated. Where items overlap, the earlier one's valid pixels win. Radar power is interpolated as power
+    and made decibels after that.
 
     Args:
         scene: Whose items to read; those that miss the geobox cost nothing.
         geobox: Where to.
         bands: geoelle's band names, in the order wanted.
         sensor: What the items are of; by default the sensor that they name.
+        cloud_mask: What the masks are made of. The heuristic and OmniCloudMask read more bands where `bands` does not
+            hold all that they need; they decide from this tile's pixels alone.
+        units: Of the pixels given; by default the sensor's. `dB` of a sensor in `linear` power is 10 log10.
 
     Raises:
         ImageryError: If an asset cannot be read; names item, asset and address without its signature. Also if
-            items of one scene need different scaling, or only some of them have the quality layer.
+            items of one scene need different scaling, only some of them have the quality layer, the mask asked for
+            cannot be made of what is there, or the units are others than the sensor's.
+        ConfigError: If `cloud_mask` is none of the known ones, or OmniCloudMask is not installed.
         SchemaError: If an item lacks a band.
     """
     items = scene.items
     check_items(items, bands)
     sensor = sensor or get_sensor(items[0].sensor)
-    quality = sensor.quality
-    has_quality = _has_quality(items, quality)
-    names = [*bands, *([quality.name] if quality and has_quality else [])]
+    plan = _plan(items, sensor, cloud_mask)
+    names = list(dict.fromkeys((*bands, *plan.names)))
     stack = read_bands(items, geobox, names, sensor)
-    digital = stack[: len(bands)]
-    scale, offset = scaling(items, bands)
-    physical = digital * scale[:, None, None] + offset[:, None, None]
-    observed = np.isfinite(physical).all(axis=0)
-    cloud, shadow, snow, water = (np.zeros_like(observed) for _ in range(4))
-    if quality and has_quality:
-        numbers = stack[-1]
-        observed &= np.isfinite(numbers)
-        classes = np.where(observed, numbers, quality.nodata).astype(np.int64)
-        observed &= ~has_any(classes, quality.invalid)
-        cloud = observed & has_any(classes, quality.cloud)
-        shadow = observed & ~cloud & has_any(classes, quality.shadow)
-        snow, water = has_any(classes, quality.snow), has_any(classes, quality.water)
+    quality = sensor.quality
+    is_quality = quality is not None and plan.source == quality.name
+    physical = stack[: len(names) - is_quality]
+    _scale(physical, items, names[: len(physical)])
+    pixels = physical[: len(bands)]
+    pixels = to_units(pixels, sensor, units)
+    observed = _finite(pixels)
+    if quality is not None and is_quality:
+        masks = quality_masks(stack[-1], quality)
+    else:
+        masks = _judge(plan, dict(zip(names, physical, strict=True)), observed, geobox)
+    return _masked(pixels, observed, masks, plan.source)
+
+
+def _plan(items: Sequence[ItemRecord], sensor: Sensor, cloud_mask: CloudMask) -> _MaskPlan:
+    """Decide what the masks are made of.
+
+    Raises:
+        ConfigError, ImageryError: As `read_tile` says.
+    """
+    if cloud_mask not in get_args(CloudMask):
+        raise ConfigError(f"cloud_mask is {cloud_mask!r}. Expected one of {', '.join(get_args(CloudMask))}.")
+    there = [spec.name for spec in sensor.bands if all(spec.name in item.assets for item in items)]
+    if cloud_mask in ("auto", "quality") and sensor.quality is not None and has_quality(items, sensor.quality):
+        return _MaskPlan(sensor.quality.name, (sensor.quality.name,))
+    if cloud_mask in ("auto", "heuristic") and (needed := cloudtest.bands_for_test(sensor, there)):
+        return _MaskPlan(HEURISTIC, needed)
+    if cloud_mask in ("auto", "none"):
+        return _MaskPlan(NO_MASK)
+    if cloud_mask == "omnicloudmask" and set(omnicloud.NEEDED) <= set(there):
+        omnicloud.check_installed()
+        return _MaskPlan(OMNICLOUDMASK, omnicloud.NEEDED)
+    lacking = {
+        "quality": "the quality layer" if sensor.quality is None else f"the quality layer {sensor.quality.name}",
+        "heuristic": f"reflectance in {', '.join(cloudtest.NEEDED)}",
+        "omnicloudmask": f"the bands {', '.join(omnicloud.NEEDED)}",
+    }[cloud_mask]
+    raise ImageryError(
+        f"Item {items[0].id} of {sensor.name} does not have {lacking}, which cloud_mask {cloud_mask!r} asks for. "
+        "Use another one, or auto, which takes what is there."
+    )
+
+
+def _scale(digital: NDArray[np.float32], items: Sequence[ItemRecord], names: Sequence[str]) -> None:
+    """Digital numbers to physical units, in place, in no more passes than there is something to do."""
+    for values, scale, offset in zip(digital, *scaling(items, names), strict=True):
+        if scale != 1:
+            values *= scale
+        if offset != 0:
+            values += offset
+
+
+def _finite(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where every band has a number, of shape (y, x)."""
+    finite = np.isfinite(pixels[0])
+    for values in pixels[1:]:
+        finite &= np.isfinite(values)
+    return np.asarray(finite)
+
+
+def _judge(
+    plan: _MaskPlan, physical: dict[str, NDArray[np.float32]], observed: NDArray[np.bool_], geobox: GeoBox
+) -> SkyMasks:
+    """Masks made of the pixels themselves; or none."""
+    wanted = {name: physical[name] for name in plan.names}
+    if plan.source == HEURISTIC:
+        return cloudtest.spectral_masks(wanted)
+    if plan.source == OMNICLOUDMASK:
+        return omnicloud.predicted_masks(wanted, abs(geobox.resolution.x))
+    return no_masks(observed)
+
+
+def _masked(pixels: NDArray[np.float32], observed: NDArray[np.bool_], masks: SkyMasks, source: str) -> TilePixels:
+    """Pixels whose invalid ones are NaN, with masks that do not overlap."""
+    observed = observed & masks.observed
+    cloud, shadow = masks.cloud & observed, masks.shadow & observed
     valid = observed & ~cloud & ~shadow
-    physical[:, ~valid] = np.nan
-    source = quality.name if quality and has_quality else "none"
-    return TilePixels(physical, valid, cloud, shadow, snow & valid, water & valid, source)
-
-
-def _has_quality(items: Sequence[ItemRecord], quality: QualitySpec | None) -> bool:
-    """Whether a scene has its quality layer; one that has it in part only would be masked in part only."""
-    if quality is None:
-        return False
-    there = [item for item in items if quality.name in item.assets]
-    if there and len(there) < len(items):
-        lacking = next(item for item in items if quality.name not in item.assets)
-        raise ImageryError(
-            f"Item {lacking.id} lacks the quality layer {quality.name} that item {there[0].id} of the same day has. "
-            "Its clouds would pass for ground; leave it out with --exclude."
-        )
-    return bool(there)
+    if not valid.all():
+        invalid = ~valid
+        for values in pixels:
+            np.copyto(values, np.nan, where=invalid)
+    return TilePixels(pixels, valid, cloud, shadow, masks.snow & valid, masks.water & valid, source)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from geoelle import schema
-from geoelle.chips import TileChips, cut_chips
+from geoelle.chips import SEA_CONTRAST, TileChips, cut_chips
 from geoelle.grid import ChipGrid, GridExtent, Tile
 from geoelle.imagery import TilePixels
 from geoelle.records import ItemRecord, Scene
@@ -180,3 +180,104 @@ def test_every_chip_of_an_aoi_comes_exactly_once(
     assert found == expected
     assert set(found.values()) <= {1}
     assert expected
+
+
+# --- what is counted, and the filters
+
+
+def brute_share(mask: NDArray[np.bool_], size: int, stride: int) -> NDArray[np.float32]:
+    n = [(side - size) // stride + 1 for side in mask.shape]
+    return np.array(
+        [[mask[i * stride : i * stride + size, j * stride : j * stride + size].mean(dtype=np.float32)
+          for j in range(n[1])] for i in range(n[0])], np.float32,
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_shares_add_up_and_are_counted_exactly(size: int, stride: int, n_chips: int, seed: int, clouds: float) -> None:
+    stride = min(size, stride)
+    extent = GridExtent(ChipGrid(32631, size * 10, stride * 10), n_chips, range(100, 101), range(100, 101))
+    tile = next(extent.tiles())
+    shape = tuple(extent.tile_geobox(tile, 10).shape)
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(4, shape, p=[(1 - clouds) / 2, (1 - clouds) / 2, clouds / 2, clouds / 2])
+    extras = [(rng.random(shape) < 0.3) & (kinds == 0) for _ in range(2)]
+    pixels = np.where(kinds == 0, rng.random((2, *shape)), np.nan).astype(np.float32)
+    tile_pixels = TilePixels(pixels, kinds == 0, kinds == 2, kinds == 3, *extras, "scl")
+    chips = cut(tile_pixels, tile, extent=extent, max_invalid_fraction=1.0)
+    unobserved = brute_share(kinds == 1, size, stride)
+    for name in schema.FRACTIONS:
+        expected = brute_share(getattr(tile_pixels, name.removesuffix("_fraction")), size, stride)
+        np.testing.assert_array_equal(chips.fractions[name], expected)
+        assert chips.fractions[name].dtype == np.float32
+        assert ((chips.fractions[name] >= 0) & (chips.fractions[name] <= 1)).all()
+    parts = [chips.fractions[f"{name}_fraction"] for name in ("valid", "cloud", "shadow")]
+    np.testing.assert_allclose(sum(parts) + unobserved, 1, atol=1e-6)
+    assert (chips.fractions["snow_fraction"] <= chips.fractions["valid_fraction"]).all()
+    with np.errstate(invalid="ignore"):
+        for k, (i, j) in enumerate(zip(*chips.index, strict=True)):
+            if chips.batch.valid[k].any():
+                seen = chips.batch.pixels[k, 0][:, chips.batch.valid[k, 0]].astype(np.float64)
+                assert chips.contrast[i, j] == pytest.approx(seen.std(axis=1).mean(), rel=1e-5, abs=1e-7)
+            else:
+                assert np.isnan(chips.contrast[i, j])
+
+
+@pytest.mark.parametrize("size", [255, 256, 257, 300])
+def test_shares_of_large_chips_are_exact(size: int) -> None:
+    """256 rows of true overflow a byte."""
+    extent = GridExtent(ChipGrid(32631, size * 10, size * 10), 2, range(10, 11), range(10, 11))
+    shape = (2 * size, 2 * size)
+    valid = np.ones(shape, bool)
+    valid[0, 0] = valid[-1, -5:] = False
+    chips = cut(masked(np.ones((1, *shape), np.float32), valid, ~valid), next(extent.tiles()), extent=extent)
+    missing = (1 - chips.fractions["valid_fraction"].astype(float)) * size * size
+    np.testing.assert_allclose(missing, [[1, 0], [0, 5]], atol=0.01)
+    np.testing.assert_array_equal(chips.contrast, 0)
+
+
+def test_the_contrast_of_a_bright_chip_loses_no_digits() -> None:
+    extent = GridExtent(ChipGrid(32631, 2560, 2560), 1, range(10, 11), range(10, 11))
+    noise = RNG.normal(0, 1e-3, (1, 256, 256))
+    for level in (0.0, 0.5, 1.5):
+        pixels = (level + noise).astype(np.float32)
+        chips = cut(masked(pixels, np.ones((256, 256), bool), np.zeros((256, 256), bool)), next(extent.tiles()),
+                    extent=extent)  # fmt: skip
+        assert chips.contrast[0, 0] == pytest.approx(pixels.astype(np.float64).std(), rel=1e-5)
+
+
+def test_a_chips_contrast_does_not_depend_on_its_neighbours() -> None:
+    pixels = tile_pixels()
+    spoil(pixels, np.s_[3:4, 3:4], cloud=True)
+    together = cut(pixels, next(EXTENT.tiles())).contrast
+    for i, j in np.ndindex(N, N):
+        wanted = np.zeros((N, N), bool)
+        wanted[i, j] = True
+        assert cut(pixels, next(EXTENT.tiles()), wanted).contrast[i, j] == together[i, j]
+
+
+@pytest.mark.parametrize(("limit", "status"), [(None, 0), (0.1, 0), (4 / 64, 0), (0.05, schema.SKIPPED_CLOUD)])
+def test_a_limit_for_clouds_of_their_own(limit: float | None, status: int) -> None:
+    extent = GridExtent(ChipGrid(32631, 80, 80), 1, range(71_250, 71_251), range(6_250, 6_251))
+    pixels = tile_pixels(extent)
+    spoil(pixels, np.s_[0:1, 0:2], cloud=True)
+    spoil(pixels, np.s_[1:2, 0:2], cloud=False)
+    pixels.shadow[1, 0:2] = True
+    chips = cut(pixels, next(extent.tiles()), extent=extent, max_cloud_fraction=limit)
+    assert chips.status[0, 0] == status
+    assert len(chips.batch) == (status == schema.NOT_DONE)
+
+
+def test_flat_chips_are_left_out_only_if_asked() -> None:
+    pixels = tile_pixels()
+    pixels.pixels[:, :SIZE, :SIZE] = 0.02 + 1e-4 * RNG.random((2, SIZE, SIZE))
+    assert len(cut(pixels, next(EXTENT.tiles())).batch) == N * N
+    chips = cut(pixels, next(EXTENT.tiles()), min_contrast=SEA_CONTRAST)
+    assert chips.status[0, 0] == schema.SKIPPED_FLAT
+    assert 0 < chips.contrast[0, 0] < SEA_CONTRAST
+    assert len(chips.batch) == N * N - 1
+    assert (0, 0) not in set(zip(*chips.index, strict=True))
+    for k, (i, j) in enumerate(zip(*chips.index, strict=True)):
+        window = np.s_[:, i * STRIDE : i * STRIDE + SIZE, j * STRIDE : j * STRIDE + SIZE]
+        np.testing.assert_array_equal(chips.batch.pixels[k, 0], pixels.pixels[window])
