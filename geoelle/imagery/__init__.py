@@ -1,6 +1,6 @@
 """Pixels of scenes: read, masked, in physical units."""
 
-from geoelle.imagery.reading import without_signature
+from geoelle.imagery.redaction import without_signature
 from geoelle.imagery.tile import TilePixels, read_tile
 
 __all__ = ("TilePixels", "read_tile", "without_signature")
