@@ -10,17 +10,19 @@ import math
 import re
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from typing import Any
 
 import rasterio
 import rasterio.cache
 import rasterio.env
-import requests
 import tenacity
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
@@ -35,6 +37,7 @@ _FINAL = frozenset({400, 401, 404, 405, 410, 414, 416, 451})
 _STATUS = re.compile(r"HTTP response code: (\d{3})")
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _EXTENSIONS = (".tif", ".tiff", ".jp2")
+_ASK_S = 5.0
 _REQUESTS_OF_A_FAILURE = 8
 """GDAL asks up to so often for what does not come before a read fails, its own retry included."""
 
@@ -286,12 +289,19 @@ def _diagnosis(error: Exception, signed: str, *, is_signed: bool) -> _FailedTryE
 
 
 def _ask(signed: str) -> tuple[int | None, float]:
-    """The server's answer where it is a failure that GDAL would meet too, and the seconds it asks to wait."""
+    """The server's answer where it is a failure that GDAL would meet too, and the seconds it asks to wait.
+
+    Through urllib, which logs no addresses.
+    """
+    request = urllib.request.Request(signed, headers={"Range": "bytes=0-0"})  # noqa: S310  # http(s), says the caller
     try:
-        with requests.get(signed, headers={"Range": "bytes=0-0"}, timeout=(5, 5), stream=True) as answer:
-            telling = answer.status_code in (403, 404, 410, 429) or answer.status_code >= 500
-            return (answer.status_code if telling else None), _seconds(answer.headers.get("Retry-After"))
-    except requests.RequestException:
+        with urllib.request.urlopen(request, timeout=_ASK_S):  # noqa: S310
+            return None, 0.0
+    except urllib.error.HTTPError as answer:
+        with answer:
+            telling = answer.code in (403, 404, 410, 429) or answer.code >= 500
+            return (answer.code if telling else None), _seconds(answer.headers.get("Retry-After"))
+    except (OSError, HTTPException):
         return None, 0.0
 
 

@@ -214,7 +214,9 @@ def _odc_band(item: ItemRecord, name: str) -> str:
 def _pystac_item(item: ItemRecord, names: Sequence[str], geobox: GeoBox) -> pystac.Item:
     """The item with only the assets to be read, and the tile as its footprint: the files say where they lie."""
     assets: Any = item.raw["assets"]
-    kept = {key: assets[key] for key in sorted({item.assets[name].key for name in names})}
+    n_bands = {item.assets[name].key: item.assets[name].n_bands for name in names}
+    # Of a file with several bands odc-stac believes there is one, unless the raster extension lists them.
+    kept = {key: {"href": assets[key]["href"], "raster:bands": [{}] * n} for key, n in sorted(n_bands.items())}
     west, south, east, north = _lonlat_bounds(geobox)
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     footprint = {"type": "Polygon", "coordinates": [ring]}

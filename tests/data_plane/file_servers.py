@@ -200,12 +200,13 @@ class FileServer(_Loopback):
             time.sleep(self.slow_s)
         path = self.folder / parts.path.removeprefix("/container/")
         if fault is not None and fault.isdigit():
-            return self._refuse(request, seen, int(fault))
-        if self.signed and not token_holds(parts.query):
-            return self._refuse(request, seen, 403)
-        if not path.is_file():
-            return self._refuse(request, seen, 404)
-        self._send(request, seen, path, body=body, cut=fault == "cut")
+            self._refuse(request, seen, int(fault))
+        elif self.signed and not token_holds(parts.query):
+            self._refuse(request, seen, 403)
+        elif not path.is_file():
+            self._refuse(request, seen, 404)
+        else:
+            self._send(request, seen, path, body=body, cut=fault == "cut")
 
     def _refuse(self, request: BaseHTTPRequestHandler, seen: Served, status: int) -> None:
         seen.status = status
