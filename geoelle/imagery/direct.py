@@ -18,8 +18,8 @@ from geoelle.imagery.access import NotAnImageError
 
 SAME_GRID_PX = 0.01
 """Grids that differ by less are one grid, and pixels are copied."""
-_STRIP_PX = 2_000_000
-"""Pixels read at once: few enough that they are still in the processor's cache when they become float32."""
+_STRIP_PX = 4_000_000
+"""Pixels read at once: many enough for few requests, and no second copy of a whole tile in memory."""
 _EXACT = ("uint8", "int8", "uint16", "int16", "float32")
 """Types whose numbers are the same in float32, so that they can be compared before they become it."""
 

@@ -225,12 +225,13 @@ def _pystac_item(item: ItemRecord, names: Sequence[str], geobox: GeoBox) -> pyst
 
 def _named(items: Sequence[ItemRecord], names: Sequence[str], error: UnreadableError) -> ImageryError:
     """The error that names item, asset and address."""
-    where = "item " + ", ".join(item.id for item in items)
-    for item in items:
-        for name in names:
-            asset = item.assets[name]
-            if error.address and without_signature(asset.href) == error.address:
-                where = f"item {item.id}, asset {asset.key} at {error.address}"
+    guilty = [
+        f"item {item.id}, asset {item.assets[name].key} at {error.address}"
+        for item in items
+        for name in names
+        if error.address and without_signature(item.assets[name].href) == error.address
+    ]
+    where = guilty[0] if guilty else "item " + ", ".join(item.id for item in items)
     return ImageryError(f"Cannot read {where}: {error.reason}. Run again to take it up once the file is whole.")
 
 

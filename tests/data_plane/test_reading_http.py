@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scene_files import EPSG, LEFT, TOP, item_of, smooth_noise, tile_box, write_geotiff
 
 from geoelle.errors import ConfigError, ImageryError
+from geoelle.imagery import direct
 from geoelle.imagery.access import AccessPolicy, is_remote
 from geoelle.imagery.reading import read_asset, read_bands
 from geoelle.imagery.signing import EXTRA_HOSTS, needs_signature, sign
@@ -138,6 +139,16 @@ def test_a_fault_that_passes_is_overcome(server: FileServer, folder: Path, fault
     got = read(an_item(server), ["green"])
     np.testing.assert_array_equal(got[0], local(folder, "B03"))
     assert server.switches[0].times == 0, "the fault did strike"
+
+
+def test_a_read_that_breaks_off_is_taken_up_where_it_stopped(
+    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "_STRIP_PX", 128 * SIDE)  # six strips
+    server.switch("cut", times=1, after=6, path="B03")  # the size, the header, four strips
+    got = read(an_item(server), ["green"])
+    np.testing.assert_array_equal(got[0], local(folder, "B03"))
+    assert server.bytes_sent < 1.6 * (folder / "B03.tif").stat().st_size
 
 
 def test_a_server_that_hangs_is_cut_off_and_asked_again(server: FileServer, folder: Path) -> None:
