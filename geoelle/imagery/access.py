@@ -36,6 +36,8 @@ _FINAL = frozenset({400, 401, 404, 405, 410, 414, 416, 451})
 """HTTP answers that another try will not change."""
 _STATUS = re.compile(r"HTTP response code: (\d{3})")
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_IMAGES = ("GTiff", "JP2OpenJPEG", "HFA", "JPEG", "PNG")
+"""GDAL's drivers whose files hold their pixels. A VRT, a WMS description and others name any file or address."""
 _EXTENSIONS = (".tif", ".tiff", ".jp2")
 _ASK_S = 5.0
 _REQUESTS_OF_A_FAILURE = 8
@@ -252,8 +254,8 @@ def _gate(max_reads: int) -> threading.BoundedSemaphore:
 @contextmanager
 def _opened(address: str) -> Iterator[Any]:
     with rasterio.open(address, sharing=False) as source:
-        if source.driver == "VRT":  # may name any file that this process can read
-            raise NotAnImageError("it is a GDAL VRT, which points elsewhere, where an image is expected")
+        if source.driver not in _IMAGES:
+            raise NotAnImageError(f"GDAL takes it for {source.driver}, where one of {', '.join(_IMAGES)} is expected")
         yield source
 
 

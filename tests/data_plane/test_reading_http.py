@@ -219,6 +219,20 @@ def test_a_broken_local_file_is_not_tried_again(tmp_path: Path) -> None:
     assert "tries" not in str(error.value)
 
 
+def test_a_file_that_points_elsewhere_is_refused(server: FileServer, tmp_path: Path) -> None:
+    """GDAL opens by content: what is called .tif may describe a map service at any address."""
+    (tmp_path / "B04.tif").write_text(
+        f'<GDAL_WMS><Service name="TMS"><ServerUrl>{server.address("B03.tif")}?${{z}}${{x}}${{y}}</ServerUrl></Service>'
+        "<DataWindow><UpperLeftX>0</UpperLeftX><UpperLeftY>10</UpperLeftY><LowerRightX>10</LowerRightX><LowerRightY>0"
+        "</LowerRightY><TileLevel>0</TileLevel><SizeX>64</SizeX><SizeY>64</SizeY></DataWindow>"
+        "<Projection>EPSG:32631</Projection><BlockSizeX>64</BlockSizeX><BlockSizeY>64</BlockSizeY></GDAL_WMS>"
+    )
+    item = item_of("sly", {"B04": {"href": (tmp_path / "B04.tif").as_posix()}}, size_px=(SIDE, SIDE))
+    with pytest.raises(ImageryError, match=r"item sly, asset B04 .*GDAL takes it for WMS, where one of GTiff"):
+        read(item, ["red"])
+    assert server.served == []
+
+
 # --- connections
 
 
