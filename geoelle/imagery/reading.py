@@ -17,7 +17,7 @@ from odc.geo.roi import roi_shape, w_
 from odc.geo.warp import resampling_s2rio
 from odc.loader._rio import RioDriver, RioReader
 
-from geoelle.errors import ImageryError
+from geoelle.errors import ImageryError, SchemaError
 from geoelle.imagery.access import DEFAULT_POLICY, Access, AccessPolicy, UnreadableError, is_remote
 from geoelle.imagery.direct import Canvas, nodata_of, overlap_of
 from geoelle.imagery.redaction import without_signature
@@ -35,12 +35,21 @@ def read_bands(
     sensor: Sensor,
     *,
     policy: AccessPolicy = DEFAULT_POLICY,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Digital numbers (name, y, x) float32, NaN outside and where nodata.
 
     Interpolated bilinearly where grids differ and copied where they agree; the quality layer is never interpolated.
     Where items overlap, the earlier one's valid pixels win. Addresses are signed as they are read, a remote file is
     read again as `policy` says, and what is read in which way depends on the files and the geobox alone.
+
+    Args:
+        items: One scene's.
+        geobox: Where to.
+        names: geoelle's names of bands and quality layer, in the order wanted.
+        sensor: What the items are of.
+        policy: How hard to try where files are remote.
+        out: An array (name, y, x) float32 to fill and return, so that none is made.
 
     Raises:
         ImageryError: If an asset cannot be read; names item, asset and address without its signature.
@@ -52,7 +61,13 @@ def read_bands(
                 f"Items {items[0].id} and {item.id} of one day keep their bands in assets of different names. "
                 "They cannot be read as one scene; leave one out with --exclude."
             )
-    pixels = np.full((len(names), *geobox.shape), np.nan, dtype=np.float32)
+    pixels = np.empty((len(names), *geobox.shape), dtype=np.float32) if out is None else out
+    if pixels.shape != (len(names), *geobox.shape) or pixels.dtype != np.float32:
+        raise SchemaError(
+            f"The array to read into is {pixels.dtype} of shape {pixels.shape}. Expected float32 of shape "
+            f"{(len(names), *geobox.shape)}."
+        )
+    pixels.fill(np.nan)
     here = sorted((item for item in items if _reaches(item, geobox)), key=lambda item: (item.time, item.id))
     if not here:
         return pixels
