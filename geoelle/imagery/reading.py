@@ -1,10 +1,10 @@
-"""Digital numbers of one scene on one geobox. The only place that signs addresses and opens files."""
+"""Digital numbers of one scene on one geobox: copied where a file's grid is the tile's, else warped by odc-stac."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import odc.stac
@@ -12,34 +12,48 @@ import pystac
 import rasterio
 import rasterio.warp
 from numpy.typing import NDArray
-from odc.geo.converters import rio_geobox
 from odc.geo.geobox import GeoBox
-from odc.geo.overlap import compute_reproject_roi
-from odc.geo.roi import roi_is_empty, roi_shape, w_
+from odc.geo.roi import roi_shape, w_
 from odc.geo.warp import resampling_s2rio
 from odc.loader._rio import RioDriver, RioReader
 
-from geoelle.errors import ImageryError
+from geoelle.errors import ImageryError, SchemaError
+from geoelle.imagery.access import DEFAULT_POLICY, Access, AccessPolicy, UnreadableError, is_remote
+from geoelle.imagery.direct import Canvas, nodata_of, overlap_of
+from geoelle.imagery.redaction import without_signature
 from geoelle.records import ItemRecord
 from geoelle.sensors import Sensor
 
-_SAME_GRID_PX = 0.01
-"""Grids that differ by less are one grid, and pixels are copied."""
-_PLANETARY_COMPUTER_HOST = ".blob.core.windows.net"
+_BBOX_MARGIN_DEG = 0.01
+"""An item's bbox is believed to be right within a kilometre."""
 
 
 def read_bands(
-    items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str], sensor: Sensor
+    items: Sequence[ItemRecord],
+    geobox: GeoBox,
+    names: Sequence[str],
+    sensor: Sensor,
+    *,
+    policy: AccessPolicy = DEFAULT_POLICY,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Digital numbers (name, y, x) float32, NaN outside and where nodata.
 
     Interpolated bilinearly where grids differ and copied where they agree; the quality layer is never interpolated.
-    Where items overlap, the earlier one's valid pixels win.
+    Where items overlap, the earlier one's valid pixels win. Addresses are signed as they are read, a remote file is
+    read again as `policy` says, and what is read in which way depends on the files and the geobox alone.
+
+    Args:
+        items: One scene's.
+        geobox: Where to.
+        names: geoelle's names of bands and quality layer, in the order wanted.
+        sensor: What the items are of.
+        policy: How hard to try where files are remote.
+        out: An array (name, y, x) float32 to fill and return, so that none is made.
 
     Raises:
         ImageryError: If an asset cannot be read; names item, asset and address without its signature.
     """
-    quality = sensor.quality
     bands = {name: _odc_band(items[0], name) for name in names}
     for item in items:
         if {name: _odc_band(item, name) for name in names} != bands:
@@ -47,25 +61,159 @@ def read_bands(
                 f"Items {items[0].id} and {item.id} of one day keep their bands in assets of different names. "
                 "They cannot be read as one scene; leave one out with --exclude."
             )
-    is_quality = {name: quality is not None and name == quality.name for name in names}
+    pixels = np.empty((len(names), *geobox.shape), dtype=np.float32) if out is None else out
+    if pixels.shape != (len(names), *geobox.shape) or pixels.dtype != np.float32:
+        raise SchemaError(
+            f"The array to read into is {pixels.dtype} of shape {pixels.shape}. Expected float32 of shape "
+            f"{(len(names), *geobox.shape)}."
+        )
+    pixels.fill(np.nan)
+    here = sorted((item for item in items if _reaches(item, geobox)), key=lambda item: (item.time, item.id))
+    if not here:
+        return pixels
+    access = Access(policy)
+    try:
+        elsewhere = _copy_aligned(here, geobox, names, sensor, access, pixels)
+        if elsewhere:
+            warped = _warp(here, geobox, elsewhere, sensor, access)
+            for name in elsewhere:
+                pixels[names.index(name)] = warped[name]
+        return pixels
+    except UnreadableError as error:
+        failure = _named(here, names, error)
+    raise failure
+
+
+def read_asset[Result](
+    item: ItemRecord, name: str, work: Callable[[Any], Result], *, policy: AccessPolicy = DEFAULT_POLICY
+) -> Result:
+    """Open the file of one band and work on it, signed and with retries as everywhere.
+
+    Args:
+        item: Whose band.
+        name: geoelle's name of the band.
+        work: Is given the open rasterio dataset; called once more after a failure.
+        policy: How hard to try.
+
+    Raises:
+        ImageryError: If it cannot be read; names item, asset and address without its signature.
+    """
+    try:
+        return Access(policy).read(item.assets[name].href, work, provider=item.provider)
+    except UnreadableError as error:
+        failure = _named([item], [name], error)
+    raise failure  # outside of the handler: what is behind it has been said
+
+
+def _reaches(item: ItemRecord, geobox: GeoBox) -> bool:
+    """Whether an item's bbox comes near a tile: the rest is not opened. Longitudes are on a circle."""
+    tile_west, tile_south, tile_east, tile_north = _lonlat_bounds(geobox)
+    west, south, east, north = item.bbox
+    if south - _BBOX_MARGIN_DEG > tile_north or north + _BBOX_MARGIN_DEG < tile_south:
+        return False
+    margin = _BBOX_MARGIN_DEG / max(0.01, math.cos(math.radians(max(abs(tile_south), abs(tile_north)))))
+    width = east - west if east >= west else east - west + 360
+    return (tile_west - west + margin) % 360 <= width + 2 * margin or (west - tile_west) % 360 <= tile_east - tile_west
+
+
+def _lonlat_bounds(geobox: GeoBox) -> tuple[float, float, float, float]:
+    """West, south, east, north in degrees; east lies beyond 180 where a tile crosses the antimeridian."""
+    outline = geobox.extent.to_crs("epsg:4326", resolution=geobox.extent.length / 64, check_and_fix=False)
+    lon, lat = np.array(outline.exterior.coords).T
+    lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
+    return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+
+
+def _nodata(item: ItemRecord, name: str, sensor: Sensor) -> float | None:
+    """What an item declares as "no data" for a band; for the quality layer the number that its classes have for it.
+
+    Where items overlap, one's "no data" must not win over what another one saw.
+    """
+    declared = item.assets[name].nodata
+    quality = sensor.quality
+    return float(quality.nodata) if declared is None and quality is not None and name == quality.name else declared
+
+
+def _copy_aligned(
+    items: Sequence[ItemRecord],
+    geobox: GeoBox,
+    names: Sequence[str],
+    sensor: Sensor,
+    access: Access,
+    pixels: NDArray[np.float32],
+) -> list[str]:
+    """Copy what lies on the tile's own grid into `pixels`; the names of the bands that do not."""
+    by_asset: dict[str, list[str]] = {}
+    for name in names:
+        by_asset.setdefault(items[0].assets[name].key, []).append(name)
+    elsewhere: set[str] = set()
+
+    def copy(together: Sequence[str]) -> None:
+        first = items[0].assets
+        planes = [pixels[names.index(name)] for name in together]
+        canvas = Canvas(planes, [first[name].band_index for name in together])
+        for item in items:
+            if not _copy_item(item, canvas, geobox, together, sensor, access):
+                elsewhere.update(together)
+                return
+            if len(items) > 1 and canvas.full():
+                return
+
+    remote = any(is_remote(item.assets[name].href) for item in items for name in names)
+    access.each([lambda t=together: copy(t) for together in by_asset.values()], remote=remote)  # type: ignore[misc]
+    return [name for name in names if name in elsewhere]
+
+
+def _copy_item(
+    item: ItemRecord, canvas: Canvas, geobox: GeoBox, names: Sequence[str], sensor: Sensor, access: Access
+) -> bool:
+    """Copy one item's bands of one file; False where its grid is another."""
+    canvas.begin()
+
+    def work(source: Any) -> bool:
+        nodata = [nodata_of(source, item.assets[name].band_index, _nodata(item, name, sensor)) for name in names]
+        overlap = overlap_of(source, geobox)
+        if overlap.aligned and not overlap.empty:
+            canvas.copy(source, overlap, nodata)
+        return overlap.aligned or overlap.empty
+
+    return access.read(item.assets[names[0]].href, work, provider=item.provider)
+
+
+def _warp(
+    items: Sequence[ItemRecord], geobox: GeoBox, names: Sequence[str], sensor: Sensor, access: Access
+) -> Mapping[str, NDArray[np.float32]]:
+    """The bands (y, x) by name, in one odc-stac load."""
+    bands = {name: _odc_band(items[0], name) for name in names}
+    quality = sensor.quality.name if sensor.quality is not None else None
+    remote = any(is_remote(item.assets[name].href) for item in items for name in names)
+    driver = _ExactDriver()
+    driver.access = access
+    driver.sources = {
+        (item.assets[name].href, item.assets[name].band_index): (item.provider, _nodata(item, name, sensor))
+        for item in items
+        for name in names
+    }
     try:
         ds = odc.stac.load(
-            [_pystac_item(item, names, sensor) for item in items],
-            bands=[bands[name] for name in names],
+            [_pystac_item(item, names, geobox) for item in items],
+            bands=list(bands.values()),
             geobox=geobox,
             groupby=_as_one,
             dtype="float32",
             nodata=float("nan"),
-            resampling={bands[name]: "nearest" if is_quality[name] else "bilinear" for name in names},
-            patch_url=_sign,
-            driver=_ExactDriver(),
+            resampling={band: "nearest" if name == quality else "bilinear" for name, band in bands.items()},
+            driver=driver,
             fail_on_error=True,
+            pool=access.policy.max_reads if remote and not access.has_session else None,
         )
-    except Exception as error:  # GDAL, the transport and odc raise many kinds; the job must name its item for each
-        _refuse(items, names, error)
-    if ds.sizes.get("time", 0) == 0:
-        return np.full((len(names), *geobox.shape), np.nan, dtype=np.float32)
-    return np.stack([ds[bands[name]].values[0] for name in names]).astype(np.float32, copy=False)
+    except UnreadableError:
+        raise
+    except Exception as error:  # odc raises many kinds; the job must name its item for each
+        reason = without_signature(" ".join(str(error).split())).rstrip(".") or type(error).__name__
+    else:
+        return {name: np.asarray(ds[band].values[0], dtype=np.float32) for name, band in bands.items()}
+    raise UnreadableError("", reason)
 
 
 def _as_one(item: pystac.Item, parsed: Any, index: int) -> int:
@@ -78,67 +226,28 @@ def _odc_band(item: ItemRecord, name: str) -> str:
     return asset.key if asset.n_bands == 1 else f"{asset.key}.{asset.band_index}"
 
 
-def _pystac_item(item: ItemRecord, names: Sequence[str], sensor: Sensor) -> pystac.Item:
-    """The item with only the assets to be read."""
+def _pystac_item(item: ItemRecord, names: Sequence[str], geobox: GeoBox) -> pystac.Item:
+    """The item with only the assets to be read, and the tile as its footprint: the files say where they lie."""
     assets: Any = item.raw["assets"]
-    kept = {key: assets[key] for key in sorted({item.assets[name].key for name in names})}
-    quality = sensor.quality
-    if quality is not None and quality.name in names and item.assets[quality.name].nodata is None:
-        # Where items overlap, one's "no data" must not win over what another one saw.
-        key = item.assets[quality.name].key
-        kept[key] = {**kept[key], "raster:bands": [{"nodata": quality.nodata}]}
-    return pystac.Item.from_dict({**item.raw, "assets": kept})
+    n_bands = {item.assets[name].key: item.assets[name].n_bands for name in names}
+    # Of a file with several bands odc-stac believes there is one, unless the raster extension lists them.
+    kept = {key: {"href": assets[key]["href"], "raster:bands": [{}] * n} for key, n in sorted(n_bands.items())}
+    west, south, east, north = _lonlat_bounds(geobox)
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    footprint = {"type": "Polygon", "coordinates": [ring]}
+    return pystac.Item.from_dict({**item.raw, "assets": kept, "geometry": footprint})
 
 
-def _sign(href: str) -> str:
-    """Sign what needs it. Tokens last under an hour, so this happens inside the read and is stored nowhere."""
-    if _PLANETARY_COMPUTER_HOST not in href:
-        return href
-    import planetary_computer
-
-    return str(planetary_computer.sign(href))
-
-
-def without_signature(text: str) -> str:
-    """A message without the query strings and passwords of addresses, which may hold tokens.
-
-    Transports also name an address without its host (`url: /B04.tif?sig=...`), so any query is taken out.
-    """
-    text = re.sub(r"(?<=[^\s'\"])\?[^\s'\"?=]+=[^\s'\"]*", "", text)
-    return re.sub(r"(?<=://)[^/@\s'\"]+@", "", text)
-
-
-def _refuse(items: Sequence[ItemRecord], names: Sequence[str], error: Exception) -> NoReturn:
-    reason = error.reason if isinstance(error, _UnreadableError) else error
-    cause = reason.__cause__ or reason.__context__
-    said = _sentence(reason) or type(reason).__name__
-    if cause is not None and _sentence(cause) not in said:
-        said += f" ({_sentence(cause)})"
-    where = "item " + ", ".join(item.id for item in items)
-    if isinstance(error, _UnreadableError):
-        address = without_signature(error.address)
-        file = address.rsplit("/", 1)[-1]
-        guilty = (
-            f"item {item.id}, asset {item.assets[name].key}"
-            for item in items
-            for name in names
-            if without_signature(item.assets[name].href).endswith(file)
-        )
-        where = f"{next(guilty, where)} at {address}"
-    raise ImageryError(f"Cannot read {where}: {said}. Run again to take it up once the file is whole.") from error
-
-
-def _sentence(error: BaseException) -> str:
-    return without_signature(" ".join(str(error).split())).rstrip(".")
-
-
-class _UnreadableError(Exception):
-    """What went wrong with one file, for the message that names it."""
-
-    def __init__(self, address: str, reason: Exception) -> None:
-        super().__init__(address)
-        self.address = address
-        self.reason = reason
+def _named(items: Sequence[ItemRecord], names: Sequence[str], error: UnreadableError) -> ImageryError:
+    """The error that names item, asset and address."""
+    guilty = [
+        f"item {item.id}, asset {item.assets[name].key} at {error.address}"
+        for item in items
+        for name in names
+        if error.address and without_signature(item.assets[name].href) == error.address
+    ]
+    where = guilty[0] if guilty else "item " + ", ".join(item.id for item in items)
+    return ImageryError(f"Cannot read {where}: {error.reason}. Run again to take it up once the file is whole.")
 
 
 class _ExactReader(RioReader):  # type: ignore[misc]
@@ -148,28 +257,25 @@ class _ExactReader(RioReader):  # type: ignore[misc]
     item's declared nodata for the file's own where the file declares none.
     """
 
-    def read(self, cfg: Any, dst_geobox: GeoBox, **options: Any) -> Any:
-        try:
-            with rasterio.open(self._src.uri, sharing=False) as source:
-                return self._read(source, cfg, dst_geobox)
-        except Exception as error:  # GDAL and the transport raise many kinds
-            raise _UnreadableError(self._src.uri, error) from error
+    driver: _ExactDriver
 
-    def _read(self, source: Any, cfg: Any, dst_geobox: GeoBox) -> tuple[Any, NDArray[np.float32]]:
-        band, meta = self._src.band, self._src.meta
-        if source.driver == "VRT":  # may name any file that this process can read
-            raise ValueError("it is a GDAL VRT, which points elsewhere, where an image is expected")
-        if band > source.count:
-            raise ValueError(f"it has {source.count} bands, and band {band} was asked for")
-        overlap = compute_reproject_roi(rio_geobox(source), dst_geobox, ttol=_SAME_GRID_PX)
-        pixels = np.full(roi_shape(overlap.roi_dst), np.nan, dtype=np.float32)
-        if roi_is_empty(overlap.roi_dst) or roi_is_empty(overlap.roi_src):
-            return overlap.roi_dst, pixels
-        nodata = source.nodatavals[band - 1]
-        if nodata is None and meta is not None:
-            nodata = meta.nodata
-        if overlap.paste_ok and overlap.read_shrink == 1:
-            source.read(band, out=pixels, window=w_[overlap.roi_src])
+    def read(self, cfg: Any, dst_geobox: GeoBox, **options: Any) -> Any:
+        address, band = self._src.uri, self._src.band
+        provider, declared = self.driver.sources[address, band]
+
+        def work(source: Any) -> tuple[Any, NDArray[np.float32]]:
+            return self._read(source, cfg, dst_geobox, nodata_of(source, band, declared))
+
+        return self.driver.access.read(address, work, provider=provider)
+
+    def _read(self, source: Any, cfg: Any, dst_geobox: GeoBox, nodata: float | None) -> tuple[Any, NDArray[np.float32]]:
+        band = self._src.band
+        overlap = overlap_of(source, dst_geobox)
+        pixels = np.full(roi_shape(overlap.tile), np.nan, dtype=np.float32)
+        if overlap.empty:
+            return overlap.tile, pixels
+        if overlap.aligned:
+            source.read(band, out=pixels, window=w_[overlap.source])
             if nodata is not None:
                 pixels[pixels == np.float32(nodata)] = np.nan
         else:
@@ -178,57 +284,22 @@ class _ExactReader(RioReader):  # type: ignore[misc]
                 pixels,
                 src_nodata=nodata,
                 dst_crs=str(dst_geobox.crs),
-                dst_transform=dst_geobox[overlap.roi_dst].transform,
+                dst_transform=dst_geobox[overlap.tile].transform,
                 dst_nodata=np.nan,
                 resampling=resampling_s2rio(cfg.resampling),
                 tolerance=0,
             )
-        return overlap.roi_dst, pixels
+        return overlap.tile, pixels
 
 
 class _ExactDriver(RioDriver):  # type: ignore[misc]
+    """Hands out exact readers."""
+
+    access: Access
+    sources: Mapping[tuple[str, int], tuple[str | None, float | None]]
+    """Provider and declared nodata, by address and band."""
+
     def open(self, src: Any, ctx: Any) -> _ExactReader:
-        return _ExactReader(src, ctx)
-
-
-def read_overview(
-    item: ItemRecord, names: Sequence[str], sensor: Sensor, max_px: int = 512
-) -> dict[str, NDArray[np.float32]]:
-    """Digital numbers of a whole item, thinned to at most `max_px` a side, by name; NaN where nodata.
-
-    All bands come in the shape of the first one, thinned. Overviews are used where a file has them.
-
-    Raises:
-        ImageryError: If an asset cannot be read; names item, asset and address without its signature.
-    """
-    shape: tuple[int, int] | None = None
-    read: dict[str, NDArray[np.float32]] = {}
-    for name in names:
-        asset = item.assets[name]
-        try:
-            with rasterio.open(_sign(asset.href), sharing=False) as source:
-                shape = shape or _thinned(source.shape, max_px)
-                read[name] = _read_thinned(source, asset.band_index, shape, asset.nodata)
-        except Exception as error:  # GDAL and the transport raise many kinds
-            _refuse([item], [name], _UnreadableError(asset.href, error))
-    return read
-
-
-def _thinned(shape: tuple[int, int], max_px: int) -> tuple[int, int]:
-    """A shape brought down to at most `max_px` a side."""
-    factor = max(1.0, max(shape) / max_px)
-    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
-
-
-def _read_thinned(source: Any, band: int, shape: tuple[int, int], declared: float | None) -> NDArray[np.float32]:
-    if source.driver == "VRT":  # may name any file that this process can read
-        raise ValueError("it is a GDAL VRT, which points elsewhere, where an image is expected")
-    if band > source.count:
-        raise ValueError(f"it has {source.count} bands, and band {band} was asked for")
-    pixels = source.read(band, out_shape=shape).astype(np.float32)
-    nodata = source.nodatavals[band - 1]
-    if nodata is None:
-        nodata = declared
-    if nodata is not None:
-        pixels[pixels == np.float32(nodata)] = np.nan
-    return np.asarray(pixels)
+        reader = _ExactReader(src, ctx)
+        reader.driver = self
+        return reader

@@ -305,6 +305,7 @@ def test_one_items_gap_does_not_hide_what_another_saw(tmp_path: Path) -> None:
         red[gap], scl[gap] = 0, 0
         items.append(an_item(tmp_path, {"B04": red, "SCL": scl}, item_id=name))
         items[-1].raw["assets"]["B04"]["raster:bands"] = [{"nodata": 0}]  # type: ignore[index]
+        items[-1] = parse_item(items[-1].raw, SENTINEL_2_L2A)
     tile = read_tile(scene_of(*items), box(), ("red",))
     assert tile.valid.all()
     with rasterio.open(tmp_path / "b_B04.tif") as f:
