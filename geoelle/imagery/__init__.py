@@ -1,7 +1,17 @@
 """Pixels of scenes: read, masked, in physical units."""
 
 from geoelle.imagery.access import AccessPolicy
+from geoelle.imagery.darkpixels import DarkPixels, check_radiometry, dark_pixels
 from geoelle.imagery.redaction import without_signature
-from geoelle.imagery.tile import TilePixels, read_tile
+from geoelle.imagery.tile import CloudMask, TilePixels, read_tile
 
-__all__ = ("AccessPolicy", "TilePixels", "read_tile", "without_signature")
+__all__ = (
+    "AccessPolicy",
+    "CloudMask",
+    "DarkPixels",
+    "TilePixels",
+    "check_radiometry",
+    "dark_pixels",
+    "read_tile",
+    "without_signature",
+)

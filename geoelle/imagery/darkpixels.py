@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoelle.errors import ImageryError
-from geoelle.imagery.reading import read_overview
+from geoelle.imagery.overviews import read_overview
 from geoelle.records import ItemRecord
 from geoelle.sensors import Sensor
 
@@ -70,7 +70,7 @@ def dark_pixels(item: ItemRecord, sensor: Sensor) -> DarkPixels:
     names = [name for name in (*_BANDS, *_VAPOUR) if name in item.assets]
     if not set(_VISIBLE) <= set(names):
         return DarkPixels(None, {}, 0, "a visible band is missing")
-    numbers = read_overview(item, names, sensor)
+    numbers = read_overview(item, names)
     return judge_floors({name: n * np.float32(item.assets[name].scale * 1e4) for name, n in numbers.items()})
 
 

@@ -176,6 +176,19 @@ class Location:
             with replacing(self.path) as partial:
                 partial.write_bytes(data)
 
+    def append(self, text: str) -> None:
+        """Add to a text file. An object is written anew for that, so the caller holds the store's lock.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        if self.is_remote:
+            before = self.read_bytes() if self.is_file() else b""
+            self.write_bytes(before + text.encode())
+            return
+        with reporting(self, "written"), self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
     def delete(self, *, keep: str = "") -> None:
         """Delete the file, or all below it but what is named `keep`; nothing where nothing is there.
 

@@ -287,6 +287,13 @@ def test_a_bucket_that_is_not_there_or_does_not_answer_is_one_sentence(
     assert "\n" not in str(error.value)
 
 
+def test_lines_are_added_to_a_log(bucket: str, tmp_path: Path) -> None:
+    for log in (Location.of(f"{bucket}/r/e.log.jsonl"), Location.of(tmp_path / "e.log.jsonl")):
+        for line in ("a\n", "b\n"):
+            log.append(line)
+        assert log.read_bytes() == b"a\nb\n"
+
+
 def test_a_damaged_object_is_an_error(bucket: str) -> None:
     url = Location.of(f"{bucket}/e.zarr")
     make_whole(url)
