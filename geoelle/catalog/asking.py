@@ -24,7 +24,7 @@ type Windows = tuple[tuple[np.datetime64, np.datetime64], ...]
 """First and last days, datetime64[ns]."""
 
 _MOST_VERTICES = 500
-_ONE_DAY = np.timedelta64(1, "D")
+_ONE_DAY, _ONE_MONTH = np.timedelta64(1, "D"), np.timedelta64(1, "M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,12 @@ def windows_of(start: np.datetime64, end: np.datetime64, months: Sequence[int]) 
     while month <= end.astype("datetime64[M]"):
         if int(month.astype(int)) % 12 + 1 in wanted:
             first = max(np.datetime64(month, "ns"), start)
-            last = min(np.datetime64(month + 1, "ns") - _ONE_DAY, end)
+            last = min(np.datetime64(month + _ONE_MONTH, "ns") - _ONE_DAY, end)
             if found and found[-1][1] + _ONE_DAY == first:
                 found[-1] = (found[-1][0], last)
             else:
                 found.append((first, last))
-        month = month + 1
+        month = month + _ONE_MONTH
     return tuple(found)
 
 

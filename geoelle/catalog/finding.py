@@ -120,8 +120,10 @@ def _find_at(
     windows = windows_of(filters.start, filters.end, filters.months)
     question = Question(filters.aoi, endpoint.collections, windows, asked)
     items, counts = _sift(source, question, endpoint, filters, sensor)
-    if counts.seen == 0 and counts.asked_of_server:
+    if not items and (asked.names or (counts.seen == 0 and counts.asked_of_server)):
         counts = _diagnosed(source, question, endpoint, filters, sensor, counts)
+        if counts.kept:  # the server's filters drop what ours would keep
+            return _sift(source, replace(question, asked=NOTHING_ASKED), endpoint, filters, sensor)
     return items, counts
 
 
@@ -147,7 +149,7 @@ def _diagnosed(
             _, found = _sift(source, less, endpoint, filters, sensor)
         except UnansweredError:  # it has answered, with nothing; that stands
             return counts
-        if found.seen:
+        if found.seen > counts.seen:
             return found
     return counts
 
@@ -161,6 +163,6 @@ def _nothing(endpoint: Endpoint, counts: FilterCounts, filters: Filters) -> str:
     remedy = "Widen the filter that removed them"
     if counts.other_collection == counts.seen:
         remedy = f"The catalog's collections are {', '.join(counts.collections_seen)}"
-    elif counts.outside_aoi == counts.seen - counts.other_collection - counts.excluded:
+    elif 0 < counts.outside_aoi == counts.seen - counts.other_collection - counts.excluded:
         remedy = "The AOI lies outside the data; check that its coordinates are longitude, latitude"
     return f"No items in {endpoint.name} for {asked}: {counts.sentence()}. {remedy}."

@@ -52,7 +52,7 @@ class ParquetSource:
             self._file = pq.ParquetFile(_RemoteFile(address, transport) if self.remote else address, pre_buffer=True)
         except (pa.ArrowException, OSError) as error:
             raise CatalogError(
-                f"{unsigned(address)} is not Parquet that can be read ({str(error)[:200]}). "
+                f"{unsigned(address)} is not Parquet that can be read ({' '.join(str(error).split())[:200]}). "
                 "Expected items as stac-geoparquet."
             ) from None
         names = set(self._file.schema_arrow.names)

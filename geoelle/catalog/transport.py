@@ -205,18 +205,26 @@ class Speaking:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        inner = error
-        while inner is not None and not isinstance(inner, GeoelleError):
-            inner = inner.__cause__ or inner.__context__
-        if isinstance(inner, GeoelleError) and inner is not error:  # pystac wraps what its transport raises
-            raise inner from None
+        error = _root_cause(error)
+        if isinstance(error, GeoelleError):
+            raise error from None
         if isinstance(error, json.JSONDecodeError):
             raise CatalogError(
                 f"{self.address} did not answer with JSON. Is it a STAC API or a catalog.json?"
             ) from None
-        if isinstance(error, Exception) and not isinstance(error, GeoelleError):  # pystac raises bare ones too
-            said = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, Exception):  # pystac raises bare ones too
+            said = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
             raise CatalogError(
                 f"The catalog {self.address} does not answer as a STAC catalog should: {said}. "
                 "Check the address and the network, and try again."
             ) from None
+
+
+def _root_cause(error: BaseException | None) -> BaseException | None:
+    """What the transport raised, where pystac wrapped it; else the error itself."""
+    inner = error
+    while inner is not None:
+        if isinstance(inner, GeoelleError | APIError | json.JSONDecodeError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return error
