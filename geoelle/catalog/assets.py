@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from geoelle.catalog.fields import band_list, number, text, texts
+from geoelle.catalog.fields import band_list, number
 from geoelle.catalog.providers import Provider
 from geoelle.catalog.scaling import declared_band, first_number, scale_and_offset
 from geoelle.errors import CatalogError
@@ -23,33 +23,48 @@ _ORIGINALS = "-jp2"
 """Ends the key of ESA's own file beside a COG; its numbers may differ from the COG's by the offset."""
 
 
+NAMING = ("eo:bands", "bands")
+"""Fields of an asset that name its bands, in STAC 1.0 and 1.1."""
+
+type Assets = Mapping[str, Mapping[str, Any]]
+"""Assets by key, each field of one type, as `slimming.typed_assets` gives them."""
+
+
 def layers_of(sensor: Sensor) -> tuple[BandSpec | QualitySpec, ...]:
     """The bands of a sensor and its quality layer."""
     return (*sensor.bands, *((sensor.quality,) if sensor.quality else ()))
 
 
-def find_places(assets: Mapping[str, Any], sensor: Sensor, provider: Provider | None) -> dict[str, AssetPlace]:
+def find_places(assets: Assets, sensor: Sensor, provider: Provider | None) -> dict[str, AssetPlace]:
     """Where each band of a sensor, and its quality layer, is in an item's assets; what is not there is left out."""
-    found = {layer.name: _find(assets, layer, sensor, provider) for layer in layers_of(sensor)}
+    known = provider.places(sensor) if provider else {}
+    found = {layer.name: _find(assets, layer, sensor, known.get(layer.name)) for layer in layers_of(sensor)}
     return {layer: place for layer, place in found.items() if place is not None}
 
 
-def _find(
-    assets: Mapping[str, Any], layer: BandSpec | QualitySpec, sensor: Sensor, provider: Provider | None
-) -> AssetPlace | None:
-    known = provider.place(sensor, layer.name) if provider else None
-    if known is not None and _is_asset(assets.get(known.key)):
-        names = _names(assets[known.key])
-        index = next((names.index(alias) + 1 for alias in layer.aliases if alias in names), known.band_index)
-        if not names or index <= len(names):
+def _find(assets: Assets, layer: BandSpec | QualitySpec, sensor: Sensor, known: AssetPlace | None) -> AssetPlace | None:
+    if known is not None and known.key in assets:
+        index = _index_in(_names(assets[known.key]), known.band_index, layer, sensor)
+        if index is not None:
             return AssetPlace(known.key, index)
     for alias in layer.aliases:
-        if _is_asset(assets.get(alias)):
+        if alias in assets:
             return AssetPlace(alias)
     return _find_by_names(assets, layer)
 
 
-def _find_by_names(assets: Mapping[str, Any], layer: BandSpec | QualitySpec) -> AssetPlace | None:
+def _index_in(names: list[str | None], expected: int, layer: BandSpec | QualitySpec, sensor: Sensor) -> int | None:
+    """Which band of a file is the layer: what the file's own names say goes before where the provider keeps it."""
+    for alias in layer.aliases:
+        if alias in names:
+            return names.index(alias) + 1
+    if not names:
+        return expected
+    others = {alias for other in layers_of(sensor) if other.name != layer.name for alias in other.aliases}
+    return expected if expected <= len(names) and names[expected - 1] not in others else None
+
+
+def _find_by_names(assets: Assets, layer: BandSpec | QualitySpec) -> AssetPlace | None:
     for key, names in _named_bands(assets, "name"):
         for alias in layer.aliases:
             if alias in names:
@@ -64,32 +79,23 @@ def _find_by_names(assets: Mapping[str, Any], layer: BandSpec | QualitySpec) -> 
     return common[0] if len(common) == 1 else None
 
 
-def _named_bands(assets: Mapping[str, Any], *keys: str) -> Iterator[tuple[str, list[str | None]]]:
+def _named_bands(assets: Assets, *keys: str) -> Iterator[tuple[str, list[str | None]]]:
     # In the order of the keys, so that a frozen item is read as the one it was made of.
-    for key in sorted(k for k in assets if isinstance(k, str)):
-        asset = assets[key]
-        if (
-            _is_asset(asset)
-            and not key.endswith(_ORIGINALS)
-            and not {key, *(texts(asset.get("roles")) or ())} & _PICTURES
-        ):
-            yield key, _names(asset, *keys)
+    for key in sorted(assets):
+        if not key.endswith(_ORIGINALS) and not {key, *assets[key].get("roles", ())} & _PICTURES:
+            yield key, _names(assets[key], *keys)
 
 
 def _names(asset: Mapping[str, Any], *keys: str) -> list[str | None]:
-    bands = band_list(asset, "eo:bands", "bands")
-    return [next((n for n in map(text, map(band.get, keys or ("name",))) if n is not None), None) for band in bands]
-
-
-def _is_asset(asset: Any) -> bool:
-    return isinstance(asset, Mapping) and bool(asset.get("href"))
+    said = keys or ("name",)
+    return [next((band[k] for k in said if k in band), None) for band in band_list(asset, *NAMING)]
 
 
 def n_bands(asset: Mapping[str, Any], key: str, sensor: Sensor, provider: Provider | None) -> int:
     """How many bands the file of an asset holds, as far as asset and provider say."""
-    declared = max(len(band_list(asset, "eo:bands", "bands")), len(band_list(asset, "raster:bands")), 1)
-    known = [provider.place(sensor, layer.name) for layer in layers_of(sensor)] if provider else []
-    return max(declared, *(place.band_index for place in known if place and place.key == key), 1)
+    named, declared = len(band_list(asset, *NAMING)), len(band_list(asset, "raster:bands"))
+    known = provider.places(sensor).values() if provider and not named else ()
+    return max([named, declared, 1, *(place.band_index for place in known if place.key == key)])
 
 
 def asset_record(

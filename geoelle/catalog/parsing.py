@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from geoelle.catalog import fields
-from geoelle.catalog.assets import asset_record, check_href, find_places, layers_of, n_bands
+from geoelle.catalog.assets import Assets, asset_record, check_href, find_places, layers_of, n_bands
 from geoelle.catalog.identity import Identity, read_identity
 from geoelle.catalog.providers import Provider, get_provider, list_providers
 from geoelle.catalog.scaling import declared, offset_applied
-from geoelle.catalog.slimming import PROVIDER_PROPERTY, slim
+from geoelle.catalog.slimming import PROVIDER_PROPERTY, slim, typed_assets
 from geoelle.errors import CatalogError
 from geoelle.records import AssetRecord, ItemRecord, TimeKind
 from geoelle.sensors import Sensor, sensors_of_collection
@@ -45,7 +45,8 @@ def parse_item(
     if _belongs_to_another(collection, sensor, provider):
         return None
     identity = read_identity(item_id, properties, provider)
-    applied, assets = _read_assets(item_id, raw_assets, properties, sensor, provider, identity, remote)
+    typed = typed_assets(raw_assets)
+    applied, assets = _read_assets(item_id, typed, properties, sensor, provider, identity, remote)
     if not any(band.name in assets for band in sensor.bands):
         return None
     time, kind, end = _times(item_id, properties)
@@ -69,7 +70,7 @@ def parse_item(
         datatake=identity.datatake,
         processed=identity.processed,
         assets=assets,
-        raw=slim(raw, item_id, identity, assets, bbox, provider, provider_name),
+        raw=slim(raw, item_id, identity, typed, assets, bbox, provider, provider_name),
     )
 
 
@@ -86,7 +87,7 @@ def _belongs_to_another(collection: str, sensor: Sensor, provider: Provider | No
 
 def _read_assets(
     item_id: str,
-    raw_assets: Mapping[str, Any],
+    typed: Assets,
     properties: Mapping[str, Any],
     sensor: Sensor,
     provider: Provider | None,
@@ -94,15 +95,15 @@ def _read_assets(
     remote: bool,
 ) -> tuple[bool | None, dict[str, AssetRecord]]:
     """Whether the Sentinel-2 offset is out of the pixels already, and the assets by geoelle's band names."""
-    places = find_places(raw_assets, sensor, provider)
+    places = find_places(typed, sensor, provider)
     bands = [places[band.name] for band in sensor.bands if band.name in places]
-    offsets = [declared(raw_assets[place.key], place.band_index)[1] for place in bands]
+    offsets = [declared(typed[place.key], place.band_index)[1] for place in bands]
     applied = offset_applied(sensor, identity.baseline, identity.offset_flag, offsets)
     assets: dict[str, AssetRecord] = {}
     for layer in layers_of(sensor):
         place = places.get(layer.name)
         if place is not None:
-            asset = raw_assets[place.key]
+            asset = typed[place.key]
             check_href(item_id, asset["href"], remote)
             count = n_bands(asset, place.key, sensor, provider)
             assets[layer.name] = asset_record(asset, place, count, layer, sensor, applied, properties.get("gsd"))

@@ -75,8 +75,12 @@ class Provider:
 
     def place(self, sensor: Sensor, band: str) -> AssetPlace | None:
         """Where a band of a sensor is kept here; None where only the sensor's aliases can tell."""
+        return self.places(sensor).get(band)
+
+    def places(self, sensor: Sensor) -> dict[str, AssetPlace]:
+        """Where the bands of a sensor are kept here, as far as that is known."""
         source = sensor.source(self.name)
-        return self.assets.get(sensor.name, {}).get(band) or (source.place(band) if source else None)
+        return {**(dict(source.assets) if source else {}), **self.assets.get(sensor.name, {})}
 
     def serves(self, address: str) -> bool:
         """Whether an address lies at this provider: scheme, host, port and the start of the path are its own."""

@@ -8,6 +8,7 @@ from typing import Any
 from shapely.geometry import box, mapping
 
 from geoelle.catalog import fields
+from geoelle.catalog.assets import NAMING, Assets
 from geoelle.catalog.identity import Identity
 from geoelle.catalog.providers import DEFAULT_PROPERTIES, Provider, Word, get_provider
 from geoelle.records import AssetRecord
@@ -22,6 +23,7 @@ def slim(
     raw: Mapping[str, Any],
     item_id: str,
     identity: Identity,
+    typed: Assets,
     assets: Mapping[str, AssetRecord],
     bbox: tuple[float, float, float, float],
     provider: Provider | None,
@@ -47,7 +49,7 @@ def slim(
         "properties": properties,
         "links": [],
         "assets": {
-            key: _slim_asset(raw["assets"][key], key, assets, foreign)
+            key: _slim_asset(typed[key], key, assets, foreign)
             for key in sorted({asset.key for asset in assets.values()})
         },
     }
@@ -69,18 +71,34 @@ def _reword(properties: dict[str, Any], identity: Identity) -> None:
 
 
 def _slim_asset(asset: Mapping[str, Any], key: str, assets: Mapping[str, AssetRecord], foreign: bool) -> dict[str, Any]:
-    kept = {"href": asset["href"]} | _typed(asset, _KEPT_ASSET_FIELDS)
-    inside = {record.band_index: name for name, record in assets.items() if record.key == key}
+    """The asset with its bands one by one, as the next reader needs their names and the loader their number."""
     count = max(record.n_bands for record in assets.values() if record.key == key)
-    if foreign or count > max(len(fields.band_list(kept, "eo:bands", "bands", "raster:bands")), 1):
-        # The loader and the next reader need the bands of the file one by one.
-        kept["eo:bands"] = [{"name": inside.get(n, f"band-{n}")} for n in range(1, count + 1)]
+    inside = {record.band_index: name for name, record in assets.items() if record.key == key}
+    by_name = [{"name": inside.get(n, f"band-{n}")} for n in range(1, count + 1)]
+    kept = dict(asset)
+    if foreign or (count > 1 and not fields.band_list(asset, *NAMING)):
+        kept["eo:bands"] = by_name
+    raster, common = fields.band_list(asset, "raster:bands"), fields.band_list(asset, "bands")
+    # odc-stac counts `raster:bands`, else `bands`, and does not know of `eo:bands`.
+    if raster and len(raster) < count:
+        kept["raster:bands"] = [*raster, *({} for _ in range(count - len(raster)))]
+    elif count > 1 and not raster and len(common) < count:
+        kept["bands"] = by_name
     return kept
 
 
+def typed_assets(assets: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """The assets that have an address, with what geoelle reads of them. Addresses are as they came: check them."""
+    return {
+        key: {"href": asset["href"]} | _typed(asset, _KEPT_ASSET_FIELDS)
+        for key, asset in assets.items()
+        if isinstance(key, str) and isinstance(asset, Mapping) and asset.get("href")
+    }
+
+
 def _typed(values: Mapping[str, Any], kept: Mapping[str, _Plain]) -> dict[str, Any]:
-    found = {name: plain(values.get(name)) for name, plain in kept.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: kept[name](value) for name, value in values.items() if name in kept}
+    return {name: found[name] for name in kept if found.get(name) is not None}
 
 
 def _band_list(value: Any) -> list[dict[str, Any]] | None:
