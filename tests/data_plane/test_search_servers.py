@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler
@@ -11,6 +12,7 @@ from typing import Any
 import geopandas as gpd
 import pytest
 import shapely
+import stac_geoparquet.arrow
 import yaml
 from stac_servers import (
     BaseHTTPRequestHandler,
@@ -164,7 +166,7 @@ def test_a_server_that_conforms_on_paper_only_is_asked_for_less() -> None:
 
 
 def test_an_empty_answer_is_diagnosed_filter_by_filter(full: Memory) -> None:
-    with pytest.raises(NoItemsError, match=r"20 seen.*20 over the cloud limit") as refusal:
+    with pytest.raises(NoItemsError, match=r"22 seen.*2 excluded by name, 20 over the cloud limit") as refusal:
         find(full.address, max_cloud_percent=-1, exclude=["S2_04", "S2_07"], end="2022-07-22")
     assert "\n" not in str(refusal.value)
     with pytest.raises(NoItemsError, match=r"22 seen.*22 outside the dates"):
@@ -179,18 +181,12 @@ def test_a_server_that_never_ends_is_left() -> None:
         handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         if handler.path.startswith("/search"):
             link = {"rel": "next", "href": f"{base}/search", "method": "POST", "body": {"token": "more"}}
-            reply(handler, 200, json_of({"type": "FeatureCollection", "features": ITEMS[:2], "links": [link]}))
+            reply(handler, 200, json.dumps({"type": "FeatureCollection", "features": ITEMS[:2], "links": [link]}))
         else:
-            reply(handler, 200, json_of(landing(base)))
+            reply(handler, 200, json.dumps(landing(base)))
 
     with serving(answer) as address, pytest.raises(CatalogError, match="the same items page after page"):
         find(address)
-
-
-def json_of(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
 
 
 def landing(base: str) -> dict[str, Any]:
@@ -198,7 +194,7 @@ def landing(base: str) -> dict[str, Any]:
         "type": "Catalog", "id": "c", "stac_version": "1.0.0", "description": "d",
         "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"],
         "links": [{"rel": "self", "href": base}, {"rel": "root", "href": base},
-                  {"rel": "search", "href": f"{base}/search", "method": "POST"}],
+                  {"rel": "search", "href": f"{base}/search", "method": "POST", "type": "application/geo+json"}],
     }  # fmt: skip
 
 
@@ -366,8 +362,6 @@ def test_a_geoparquet_on_a_web_server_is_a_catalog(full: Memory, tmp_path: Path,
     Files.knows_ranges = knows_ranges
     with listening(Files) as address:
         frame = find(f"{address}items.parquet", months=(6,), max_cloud_percent=12)
-        with pytest.raises(CatalogError, match="nothing"), pytest.MonkeyPatch.context():
-            find(f"{address.rstrip('/')}:1/nothing.parquet")
     assert list(frame["id"]) == list(find(full.address, months=(6,), max_cloud_percent=12)["id"])
     assert all(Files.asked), "every request asks for a range"
 
@@ -383,8 +377,6 @@ def test_a_geoparquet_that_is_not_there_is_one_sentence() -> None:
 def test_a_geoparquet_names_no_files_of_this_machine(full: Memory, tmp_path: Path) -> None:
     item = an_item(0)
     item["assets"]["B04"]["href"] = "/etc/passwd.tif"
-    import stac_geoparquet.arrow
-
     table = stac_geoparquet.arrow.parse_stac_items_to_arrow([item]).read_all()
     stac_geoparquet.arrow.to_parquet(table, tmp_path / "items.parquet")
     content = (tmp_path / "items.parquet").read_bytes()
