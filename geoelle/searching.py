@@ -13,6 +13,7 @@ from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import FilterCounts, Filters, find_items, items_frame, write_items
 from geoelle.catalog.transport import unsigned
 from geoelle.days import as_day
+from geoelle.errors import ConfigError
 from geoelle.sensors import Sensor, get_sensor, register_sensor, sensor_definition, sensors_of_collection
 
 DEFAULT_SENSOR = "sentinel-2-l2a"
@@ -69,6 +70,9 @@ def search(
         CatalogError: If no catalog answers as it should.
         NoItemsError: If nothing passes the filters.
     """
+    for name, given in (("collections", collections), ("platforms", platforms), ("exclude", exclude)):
+        if isinstance(given, str):  # it would be taken for a list of letters
+            raise ConfigError(f"{name} is the text {given[:80]!r}. Expected a list, as [{given[:80]!r}].")
     area = aoi_geometry(read_aoi(aoi))
     known = register_sensor(sensor) if isinstance(sensor, Sensor) else get_sensor(sensor)
     filters = Filters(

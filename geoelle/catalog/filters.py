@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -49,6 +50,8 @@ class Filters:
     def __post_init__(self) -> None:
         if self.end < self.start:
             raise ConfigError(f"The search ends ({self.end}) before it starts ({self.start}). Give the earlier first.")
+        if self.max_cloud_percent is not None and not math.isfinite(self.max_cloud_percent):
+            raise ConfigError(f"max_cloud_percent is {self.max_cloud_percent}. Expected a number from 0 to 100.")
         if any(not isinstance(m, int) or isinstance(m, bool) or not 1 <= m <= 12 for m in self.months):
             raise ConfigError(f"months is {list(self.months)}. Expected numbers from 1 (January) to 12.")
         if any(not isinstance(o, int) or isinstance(o, bool) for o in self.relative_orbits):

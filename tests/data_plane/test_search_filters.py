@@ -142,7 +142,8 @@ def test_reprocessed_items_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong", [{"months": (0,)}, {"months": (13,)}, {"months": (1.5,)}, {"min_aoi_coverage_fraction": 1.1},
-              {"min_aoi_coverage_fraction": float("nan")}, {"relative_orbits": ("8",)}, {"end": "2021-12-31"}],
+              {"min_aoi_coverage_fraction": float("nan")}, {"relative_orbits": ("8",)}, {"end": "2021-12-31"},
+              {"max_cloud_percent": float("nan")}, {"platforms": "sentinel-2a"}, {"collections": "s2"}],
 )  # fmt: skip
 def test_filters_that_make_no_sense_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
