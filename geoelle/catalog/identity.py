@@ -23,6 +23,7 @@ _PRODUCT_NAMES = (
     re.compile(r"S1[A-D]_[A-Z0-9]{2}_[A-Z0-9]{4}_[A-Z0-9]{4}_\d{8}T\d{6}_\d{8}T\d{6}_\d{6}_(?P<datatake>[0-9A-F]{6})"),
 )
 _S2_DATATAKE = re.compile(r"^G?(S2[A-D])_(\d{8}T\d{6})(?:_|$)")
+_S2_BASELINE = re.compile(r"^N?(\d{2})\.?(\d{2})$")
 _MGRS = re.compile(r"^(?:MGRS-)?(\d{1,2})([C-X][A-Z]{2})$")
 _MGRS_PARTS = (
     ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square"),
@@ -63,7 +64,7 @@ def read_identity(item_id: str, properties: Mapping[str, Any], provider: Provide
     orbit = first("relative_orbit", fields.integer)
     return Identity(
         cloud_percent=first("cloud_percent", fields.number),
-        baseline=first("processing_baseline", fields.text) or _baseline(product),
+        baseline=first("processing_baseline", _said_baseline) or _baseline(product),
         relative_orbit=int(product["orbit"]) if orbit is None and product.get("orbit") else orbit,
         platform=None if platform is None else platform.lower(),
         datatake=_datatake(first("datatake", fields.text), product),
@@ -81,6 +82,13 @@ def _product(item_id: str, properties: Mapping[str, Any]) -> dict[str, str]:
             if match:
                 return {part: value for part, value in match.groupdict().items() if value}
     return {}
+
+
+def _said_baseline(value: Any) -> str | None:
+    """`05.09`, also where it is written as N0509 or 0509, which as a number would be something else."""
+    said = fields.text(value)
+    match = _S2_BASELINE.match(said or "")
+    return f"{match.group(1)}.{match.group(2)}" if match else said
 
 
 def _baseline(product: Mapping[str, str]) -> str | None:

@@ -319,6 +319,13 @@ def test_the_same_overpass_is_known_across_providers_and_processings() -> None:
     assert record_of("pc-s1").datatake == record_of("pc-s1", **{"s1:datatake_id": None}).datatake
 
 
+@pytest.mark.parametrize("written", ["05.09", "N0509", "0509", "N05.09"])
+def test_a_baseline_however_written(written: str) -> None:
+    assert record_of("pc-s2", **{"s2:processing_baseline": written}).processing_baseline == "05.09"
+    old = record_of("pc-s2", **{"s2:processing_baseline": written.replace("5", "3")})
+    assert (old.processing_baseline, old.offset_applied, old.assets["red"].offset) == ("03.09", None, 0)
+
+
 def test_landsat_says_cloud_over_land_where_that_is_all() -> None:
     assert record_of("pc-landsat", **{"eo:cloud_cover": None}).cloud_percent == 1.9
 
