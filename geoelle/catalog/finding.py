@@ -11,7 +11,7 @@ from geoelle.catalog.asking import NOTHING_ASKED, Question, ask, windows_of
 from geoelle.catalog.filters import FilterCounts, Filters, Sieve
 from geoelle.catalog.providers import Provider, get_provider
 from geoelle.catalog.sources import Source, open_source
-from geoelle.catalog.transport import Patience, PatientIO, UnansweredError, unsigned
+from geoelle.catalog.transport import Patience, PatientIO, UnansweredError, is_url, unsigned
 from geoelle.errors import CatalogError, ConfigError, NoItemsError
 from geoelle.records import ItemRecord
 from geoelle.sensors import Sensor
@@ -90,7 +90,8 @@ def _endpoint(catalog: str | Path, sensor: Sensor, collections: tuple[str, ...])
             f"{provider.name} has no {sensor.name}; it has {', '.join(sorted(provider.collections)) or 'no sensor'}. "
             "Name its collections, or another catalog."
         )
-    return Endpoint(provider.name, provider.url, provider, collections or known)
+    address = str(catalog) if is_url(catalog) else provider.url  # a file at a provider's is asked for itself
+    return Endpoint(provider.name, address, provider, collections or known)
 
 
 def _fallbacks(first: Endpoint, fallback: str | Path | None, sensor: Sensor) -> list[Endpoint]:
