@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import geopandas as gpd
 import numpy as np
@@ -27,23 +27,24 @@ from geoelle.chips import MAX_INVALID_FRACTION
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
 from geoelle.grid import GridExtent, ZoneChips, zone_chips
+from geoelle.imagery import CloudMask, mask_source
 from geoelle.jobs import ChipOptions, EmbedJob, JobPlanner, day_label, encode, jobs_per_day, read, work
 from geoelle.provenance import digest, software
+from geoelle.radiometry import radiometry_of
 from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.running import Progress, Steps, cluster, encoder_threads, no_progress, run_jobs
-from geoelle.schema import check_items
+from geoelle.schema import EMBEDDING_DTYPES, check_items
 from geoelle.sensors import Sensor, get_sensor
 from geoelle.store.embeddings import prepare, stored_digests
 from geoelle.store.layout import grid_attrs, is_stored, open_group, run_log
 from geoelle.store.location import Location
 from geoelle.store.locking import Hold, store_lock
-from geoelle.store.zones import create_zones, open_area
+from geoelle.store.zones import create_zones, open_area, zone_paths
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
 _FAILURES_TOLD = 100
 _ZONE_MARGIN_DEG = 0.1
-CLOUD_MASKS = ("auto", "quality", "heuristic", "omnicloudmask", "none")
-DTYPES = ("float32", "float16", "int8")
+CLOUD_MASKS: tuple[CloudMask, ...] = get_args(CloudMask)
 
 
 def embed(
@@ -58,7 +59,7 @@ def embed(
     max_invalid_fraction: float = MAX_INVALID_FRACTION,
     max_cloud_fraction: float | None = None,
     min_contrast: float | None = None,
-    cloud_mask: str = "auto",
+    cloud_mask: CloudMask = "auto",
     dtype: str = "float32",
     workers: int = 1,
     scheduler: str | None = None,
@@ -115,7 +116,10 @@ def embed(
     if not near:
         raise NoItemsError("None of the items touches the AOI. Search again with this AOI.")
     run = _Run(Location.of(out), near, area_frame, card, sensor, options, dtype, encoder_threads(workers))
+    for record in near:
+        mask_source([record], sensor, cloud_mask)  # what a mask lacks is said before anything is written
     with store_lock(run.store, "embed") as hold:
+        run = replace(run, radiometry=radiometry_of(near, sensor, _known_radiometry(run.store)))
         planners = _prepare(run, zones, hold)
         summary = _do(run, planners, workers, scheduler, progress)
         _log(run.store, summary)
@@ -167,6 +171,8 @@ class _Run:
     options: ChipOptions
     dtype: str
     threads: int
+    radiometry: Mapping[str, Any] = field(default_factory=dict)
+    """By item id: what it declares about the offset of baseline 04.00, and what its pixels say."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -186,9 +192,7 @@ def _prepare(run: _Run, zones: Sequence[ZoneChips], hold: Hold) -> list[JobPlann
     return [_prepare_zone(run, zone, paths[zone.name], here, hold) for zone, here in reached if here]
 
 
-def _prepare_zone(
-    run: _Run, zone: ZoneChips, place: Location, scenes: Sequence[Scene], hold: Hold
-) -> JobPlanner:
+def _prepare_zone(run: _Run, zone: ZoneChips, place: Location, scenes: Sequence[Scene], hold: Hold) -> JobPlanner:
     known: dict[str, Any] = dict(open_group(place).attrs) if is_stored(place) else {}
     attrs = _attrs(run, zone, scenes, known)
     index = prepare(
@@ -215,6 +219,8 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
     """Identity and provenance of a zone's store; what it says already of earlier runs' scenes stays."""
     item_ids = {**known.get("geoelle:scenes", {}), **{day_label(s): list(s.item_ids) for s in scenes}}
     said = {**known.get("geoelle:items", {}), **{i.id: _provenance(i, run.sensor) for s in scenes for i in s.items}}
+    checked = {**known.get("geoelle:radiometry", {}), **run.radiometry}
+    masks = {**known.get("geoelle:masks", {}), **{day_label(s): _mask_of(s, run) for s in scenes}}
     used = {id_ for ids in item_ids.values() for id_ in ids}
     simulated = bool(known.get("geoelle:simulated")) or any(_is_simulated(i) for s in scenes for i in s.items)
     return {
@@ -228,11 +234,29 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
         "geoelle:scenes": dict(sorted(item_ids.items())),
         "geoelle:jobs": {**known.get("geoelle:jobs", {}), **jobs_per_day(zone, scenes, run.card.gsd_m)},
         "geoelle:items": {id_: said[id_] for id_ in sorted(used & said.keys())},
+        "geoelle:masks": dict(sorted(masks.items())),
+        "geoelle:radiometry": {id_: checked[id_] for id_ in sorted(used & checked.keys())},
         "geoelle:simulated": simulated,
         "geoelle:native_gsd_m": _native_gsd(scenes, run.card, known.get("geoelle:native_gsd_m")),
         "geoelle:attribution": attribution(run.sensor, item_ids, simulated=simulated),
         "geoelle:software": software(),
     }
+
+
+def _mask_of(scene: Scene, run: _Run) -> str:
+    sources = {mask_source([item], run.sensor, run.options.cloud_mask) for item in scene.items}
+    return " and ".join(sorted(sources))
+
+
+def _known_radiometry(store: Location) -> dict[str, Any]:
+    if not is_stored(store):
+        return {}
+    found: dict[str, Any] = {}
+    for place in zone_paths(store).values():
+        if is_stored(place):
+            attrs: dict[str, Any] = dict(open_group(place).attrs)
+            found |= attrs.get("geoelle:radiometry", {})
+    return found
 
 
 def _provenance(item: ItemRecord, sensor: Sensor) -> dict[str, Any]:
@@ -254,7 +278,10 @@ def _do(
 ) -> EmbedSummary:
     counts = [planner.count() for planner in planners]
     n_jobs, n_due = (sum(c[i] for c in counts) for i in (0, 1))
-    total = EmbedSummary(str(run.store), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0)
+    sources = {mask_source([record], run.sensor, run.options.cloud_mask) for record in run.records}
+    total = EmbedSummary(
+        str(run.store), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources))
+    )
     if not n_due:
         return total
     jobs = chain.from_iterable(planner.due() for planner in planners)
@@ -305,8 +332,8 @@ def _check_options(options: ChipOptions, dtype: str) -> None:
         raise ConfigError(f"min_contrast is {contrast}. Expected at least 0, in units of the pixels, or none.")
     if options.cloud_mask not in CLOUD_MASKS:
         raise ConfigError(f"cloud_mask is {options.cloud_mask!r}. Expected one of {', '.join(CLOUD_MASKS)}.")
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}. Expected one of {', '.join(DTYPES)}.")
+    if dtype not in EMBEDDING_DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}. Expected one of {', '.join(EMBEDDING_DTYPES)}.")
 
 
 def _sensor(records: Sequence[ItemRecord], card: EncoderCard) -> Sensor:

@@ -23,7 +23,7 @@ from geoelle.chips import TileChips, cut_chips
 from geoelle.encoders import Encoder, get_card, load_encoder
 from geoelle.errors import GeoelleError
 from geoelle.grid import GridExtent, Tile, ZoneChips
-from geoelle.imagery import read_tile, without_signature
+from geoelle.imagery import CloudMask, read_tile, without_signature
 from geoelle.provenance import digest
 from geoelle.records import EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.sensors import Sensor
@@ -44,7 +44,7 @@ class ChipOptions:
     max_invalid_fraction: float
     max_cloud_fraction: float | None = None
     min_contrast: float | None = None
-    cloud_mask: str = "auto"
+    cloud_mask: CloudMask = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +182,14 @@ def read_chips(
     sensor: Sensor,
 ) -> TileChips:
     """Chips of one tile on one date, as the encoder of `card` takes them."""
-    pixels = read_tile(scene, extent.tile_geobox(tile, card.gsd_m), card.bands, sensor=sensor)
+    pixels = read_tile(
+        scene, extent.tile_geobox(tile, card.gsd_m), card.bands, sensor=sensor, cloud_mask=options.cloud_mask,
+        units=card.units,
+    )  # fmt: skip
     return cut_chips(
         pixels, scene, extent, tile, wanted, bands=card.bands, units=card.units, gsd_m=card.gsd_m,
-        max_invalid_fraction=options.max_invalid_fraction,
+        max_invalid_fraction=options.max_invalid_fraction, max_cloud_fraction=options.max_cloud_fraction,
+        min_contrast=options.min_contrast,
     )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ from geoelle.schema import SUPPORT_NO_DATA
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import Variable, extent_of, write_store
+from geoelle.store.location import Location
 from geoelle.store.probes import read_probe
 from geoelle.store.quantised import read_embedding
-from geoelle.store.location import Location
 from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
 
 _PASSED_ON = (

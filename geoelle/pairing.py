@@ -15,6 +15,7 @@ from geoelle.encoders import get_card
 from geoelle.errors import ImageryError
 from geoelle.grid import GridExtent, Tile, ZoneChips
 from geoelle.holdout import assign_blocks, block_keys
+from geoelle.imagery import CloudMask
 from geoelle.jobs import ENCODING, ChipOptions, cached_encoder, reaching, read_chips
 from geoelle.records import ItemRecord, Scene
 from geoelle.sampling import Candidates, Looks
@@ -37,7 +38,7 @@ class LossJob:
     encoder: str
     threads: int
     masks: int
-    cloud_mask: str
+    cloud_mask: CloudMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def loss_jobs(
                 encoder,
                 threads,
                 masks,
-                str(ds.attrs["geoelle:config"]["cloud_mask"]),
+                ds.attrs["geoelle:config"]["cloud_mask"],
             )
             for tile in ZoneChips(extent, wanted).wanted_tiles()
         ]

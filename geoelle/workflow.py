@@ -13,6 +13,7 @@ import geopandas as gpd
 
 from geoelle.aoi import list_places, read_aoi
 from geoelle.calibration import Calibration, calibrate
+from geoelle.catalog.providers import list_providers
 from geoelle.change import delta
 from geoelle.config import CalibrateConfig, DeltaConfig, MapConfig, RunConfig, SearchConfig, load_config
 from geoelle.embedding import embed
@@ -80,13 +81,18 @@ def run(
     report("search")
     found = search(
         area if area is not None else _everywhere(),
-        catalog=_relative(c.search.catalog, home),
+        catalog=_catalog(c.search.catalog, home),
         collections=c.search.collections,
         start=c.search.start,
         end=c.search.end,
-        sensor=c.search.sensor,
+        sensor=_relative(c.search.sensor, home) if c.search.sensor.endswith((".yaml", ".yml")) else c.search.sensor,
         max_cloud_percent=c.search.max_cloud_percent,
+        months=c.search.months,
+        relative_orbits=c.search.relative_orbits,
+        platforms=c.search.platforms,
+        min_aoi_coverage_fraction=c.search.min_aoi_coverage_fraction,
         exclude=c.search.exclude,
+        fallback=None if c.search.fallback is None else _catalog(c.search.fallback, home),
         out=folder / "items.parquet",
     )
     embeddings, items = folder / "embeddings.zarr", folder / "items.parquet"
@@ -163,6 +169,11 @@ def _aoi(c: RunConfig, home: Path) -> gpd.GeoDataFrame | None:
 
 def _everywhere() -> tuple[float, float, float, float]:
     return (-180.0, -90.0, 180.0, 90.0)
+
+
+def _catalog(address: str, home: Path) -> str:
+    """A provider's name or a URL as it is; a path as seen from `home`."""
+    return address if address in list_providers() else _relative(address, home)
 
 
 def _relative(path: str, home: Path) -> str:

@@ -11,14 +11,14 @@ import geopandas as gpd
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 import stac_geoparquet.arrow
 
+from geoelle.catalog.footprints import footprint_of
 from geoelle.catalog.parsing import parse_item
 from geoelle.errors import CatalogError, NotFoundError, SchemaError
 from geoelle.records import ItemRecord
 from geoelle.schema import check_items
-from geoelle.sensors import get_sensor
+from geoelle.sensors import get_sensor, register_sensor, sensor_from_definition
 from geoelle.store.atomic import replacing
 
 _QUERY_KEY = b"geoelle:query"
@@ -41,12 +41,15 @@ def items_frame(items: Sequence[ItemRecord]) -> gpd.GeoDataFrame:
             "offset_applied": item.offset_applied,
             "relative_orbit": item.relative_orbit,
             "platform": item.platform,
+            "provider": item.provider,
+            "datatake": item.datatake,
+            "processed": pd.NaT if item.processed is None else item.processed,
             "bands": tuple(item.assets),
             "stac": json.dumps(item.raw, sort_keys=True),
         }
         for item in items
     ]
-    geometry = [_footprint(item) for item in items]
+    geometry = [footprint_of(item) for item in items]
     return gpd.GeoDataFrame(rows, geometry=geometry, crs=4326)
 
 
@@ -102,6 +105,8 @@ def read_items(path: str | Path) -> tuple[list[ItemRecord], dict[str, Any]]:
         raise CatalogError(
             f"{source} is not an items file written by geoelle search ({type(error).__name__}: {error}). Search again."
         ) from None
+    if isinstance(query, dict) and query.get("sensor_definition") is not None:
+        register_sensor(sensor_from_definition(query["sensor_definition"]))  # a user's own travels with the items
     return _parse((raw, raw["properties"].get("geoelle:sensor", "")) for raw in raws), query
 
 
@@ -125,8 +130,3 @@ def _labelled(item: ItemRecord) -> dict[str, Any]:
         "geoelle:relative_orbit": item.relative_orbit,
     }
     return dict(raw)
-
-
-def _footprint(item: ItemRecord) -> Any:
-    geometry = item.raw.get("geometry")
-    return shapely.geometry.shape(geometry) if geometry else shapely.box(*item.bbox)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from geoelle.catalog.footprints import middle_longitude
 from geoelle.records import ItemRecord, Scene
 
 _NS_PER_DEGREE = round(86_400e9 / 360)  # the sun needs a day for 360 degrees of longitude
@@ -17,12 +18,9 @@ def solar_day(item: ItemRecord) -> np.datetime64:
     A composite is no moment, so its day is the start of its interval.
     """
     time = item.time
-    if item.time_kind == "instant":
-        west, _, east, _ = item.bbox
-        middle = (west + east) / 2 if west <= east else ((west + east + 360) / 2 + 180) % 360 - 180
-        # A time of exactly midnight UTC is a date without a time of day, and stays that date.
-        if time != time.astype("datetime64[D]").astype("datetime64[ns]"):
-            time = time + np.timedelta64(round(middle * _NS_PER_DEGREE), "ns")
+    # A time of exactly midnight UTC is a date without a time of day, and stays that date.
+    if item.time_kind == "instant" and time != time.astype("datetime64[D]").astype("datetime64[ns]"):
+        time = time + np.timedelta64(round(middle_longitude(item) * _NS_PER_DEGREE), "ns")
     return np.datetime64(time.astype("datetime64[D]"), "ns")
 
 

@@ -3,7 +3,7 @@
 from geoelle.imagery.access import AccessPolicy
 from geoelle.imagery.darkpixels import DarkPixels, check_radiometry, dark_pixels
 from geoelle.imagery.redaction import without_signature
-from geoelle.imagery.tile import CloudMask, TilePixels, read_tile
+from geoelle.imagery.tile import CloudMask, TilePixels, mask_source, read_tile
 
 __all__ = (
     "AccessPolicy",
@@ -12,6 +12,7 @@ __all__ = (
     "TilePixels",
     "check_radiometry",
     "dark_pixels",
+    "mask_source",
     "read_tile",
     "without_signature",
 )

@@ -105,6 +105,15 @@ def read_tile(
     return _masked(pixels, observed, masks, plan.source)
 
 
+def mask_source(items: Sequence[ItemRecord], sensor: Sensor, cloud_mask: CloudMask = "auto") -> str:
+    """What the masks of items come from: the quality layer's name, `heuristic`, `omnicloudmask`, or `none`.
+
+    Raises:
+        ConfigError, ImageryError: As `read_tile` says.
+    """
+    return _plan(items, sensor, cloud_mask).source
+
+
 def _plan(items: Sequence[ItemRecord], sensor: Sensor, cloud_mask: CloudMask) -> _MaskPlan:
     """Decide what the masks are made of.
 

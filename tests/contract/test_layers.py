@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
             "searching",
             "running",
             "jobs",
+            "radiometry",
             "embedding",
             "sampling",
             "pairing",

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
+from stac_servers import Answer, free_port, listening, reply, rustac, serving, stac_item
 
-from geoelle.catalog import finding, read_items
+from geoelle.catalog import read_items, sources, transport
+from geoelle.catalog.transport import Patience
 from geoelle.errors import CatalogError, NoItemsError
 from geoelle.searching import search
 from geoelle.simulate import Simulation
@@ -29,57 +25,16 @@ AREA = (4.2, 51.2, 4.3, 51.3)
 
 
 def api_item(n: int) -> dict[str, Any]:
-    lon = 4.0 if n < N_ITEMS - 1 else 40.0
-    return {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": f"S2_{n:02}",
-        "collection": "s2",
-        "geometry": {
-            "type": "Polygon",
-            "coordinates": [[[lon, 51.0], [lon + 1, 51.0], [lon + 1, 52.0], [lon, 52.0], [lon, 51.0]]],
-        },
-        "bbox": [lon, 51.0, lon + 1, 52.0],
-        "properties": {"datetime": f"2022-06-{n + 1:02}T10:36:21Z", "eo:cloud_cover": float(n)},
-        "links": [],
-        "assets": {b: {"href": f"http://127.0.0.1:9/{n}/{b}.tif"} for b in ("B02", "B03", "B04", "SCL")},
-    }
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    west = 4.0 if n < N_ITEMS - 1 else 40.0
+    box = (west, 51.0, west + 1, 52.0)
+    return stac_item(f"S2_{n:02}", f"2022-06-{n + 1:02}T10:36:21Z", box, **{"eo:cloud_cover": float(n)})
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a STAC API with 23 items of one collection, one of them far away."""
-    rustac = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil.which("rustac")
-    assert rustac, "rustac is missing: pip install 'geoelle[dev]'"
-    folder = tmp_path_factory.mktemp("api")
-    collection = {
-        "type": "Collection", "stac_version": "1.0.0", "id": "s2", "description": "d", "license": "other", "links": [],
-        "extent": {"spatial": {"bbox": [[4, 51, 41, 52]]}, "temporal": {"interval": [["2022-06-01T00:00:00Z", None]]}},
-    }  # fmt: skip
-    (folder / "collection.json").write_text(json.dumps(collection))
-    (folder / "items.json").write_text(
-        json.dumps({"type": "FeatureCollection", "features": [api_item(n) for n in range(N_ITEMS)]})
-    )
-    port = free_port()
-    command = [rustac, "serve", "-a", f"127.0.0.1:{port}", "collection.json", "items.json"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            address = f"http://127.0.0.1:{port}"
-            for _ in range(100):
-                try:
-                    requests.get(address, timeout=1)
-                    break
-                except requests.ConnectionError:
-                    time.sleep(0.1)
-            yield address
-        finally:
-            server.kill()
+    with rustac([api_item(n) for n in range(N_ITEMS)], tmp_path_factory.mktemp("api")) as address:
+        yield address
 
 
 def find(catalog: str, **changes: Any) -> Any:
@@ -88,11 +43,12 @@ def find(catalog: str, **changes: Any) -> Any:
     return search(aoi, catalog=catalog, **options)
 
 
-def test_all_pages_are_read(api: str, tmp_path: Path) -> None:
+def test_all_pages_are_read(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PAGE_ITEMS", 10)
     frame = find(api, out=tmp_path / "items.parquet")
     assert list(frame["id"]) == [f"S2_{n:02}" for n in range(N_ITEMS - 1)]
     records, query = read_items(tmp_path / "items.parquet")
-    assert records[3].assets["red"].href == "http://127.0.0.1:9/3/B04.tif"
+    assert records[3].assets["red"].href == "http://127.0.0.1:9/S2_03/B04.tif"
     assert query["catalog"] == api
 
 
@@ -109,47 +65,6 @@ def test_a_search_that_finds_nothing_asks_why(api: str) -> None:
         find(api, start="2019-01-01", end="2019-02-01")
     with pytest.raises(NoItemsError, match="nothing-like-it"):
         find(api, collections=["nothing-like-it"])
-
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def serving(answer: Answer) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        do_POST = do_GET
-
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    with listening(Handler) as address:
-        yield address
-
-
-@contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def reply(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "application/json") -> None:
-    content = body.encode()
-    handler.send_response(status)
-    handler.send_header("Content-Type", kind)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content)
 
 
 def landing(handler: BaseHTTPRequestHandler) -> str:
@@ -178,8 +93,7 @@ def searching(body: Any) -> Answer:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finding, "_TIMEOUT_S", (0.3, 0.3))
-    monkeypatch.setattr(finding, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(transport, "PATIENCE", Patience(connect_s=0.3, read_s=0.3, answer_s=0.6, backoff_s=0.01))
 
 
 def refusal(catalog: str) -> str:
@@ -223,7 +137,7 @@ def test_a_server_that_is_no_catalog(body: str) -> None:
 @pytest.mark.parametrize(
     "body",
     ["<html>", "[]", "null", '{"features": null}', {"features": 5}, {"features": ["x"]}, {"features": [{}]},
-     {"features": [api_item(1) | {"geometry": "x"}]}, {"features": [api_item(1) | {"links": None}]},
+     {"features": [api_item(1) | {"geometry": "x"}]},
      {"features": [api_item(1) | {"assets": []}]}, {"features": [api_item(1) | {"properties": 1}]}],
     ids=str,
 )  # fmt: skip
@@ -231,6 +145,11 @@ def test_a_server_that_searches_badly(body: Any) -> None:
     with serving(searching(body)) as address, pytest.raises(CatalogError) as error:
         find(address)
     assert "\n" not in str(error.value)
+
+
+def test_an_item_needs_no_links() -> None:
+    with serving(searching({"features": [api_item(1) | {"links": None}]})) as address:
+        assert list(find(address)["id"]) == ["S2_01"]
 
 
 @pytest.mark.usefixtures("impatient")
