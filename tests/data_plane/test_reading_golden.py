@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scene_files import EPSG, LEFT, TOP, item_of, smooth_noise, tile_box, write_geotiff
 
-from geoelle.errors import ImageryError
+from geoelle.errors import ImageryError, SchemaError
 from geoelle.imagery import direct, reading
 from geoelle.imagery.access import Access
 from geoelle.imagery.reading import read_bands
@@ -227,3 +227,18 @@ def test_strips_cover_every_row_once_and_end_on_blocks(rows: slice, block: int, 
     assert strips[-1][1] == rows.stop - rows.start
     assert all(stop == start for (_, stop), (start, _) in pairwise(strips))
     assert all((rows.start + stop) % block == 0 for _, stop in strips[:-1])
+
+
+def test_an_array_that_is_there_is_filled_and_holds_nothing_of_before(tmp_path: Path) -> None:
+    case, other = a_case(1, tmp_path), a_case(2, tmp_path)
+    names = ["red"]
+    assert "red" in case.names
+    assert "red" in other.names
+    geobox = tile_box(90, 110)
+    out = np.full((1, *geobox.shape), 7.0, np.float32)
+    for c in (case, other, case):
+        got = read_bands(c.items, geobox, names, SENTINEL_2_L2A, out=out)
+        assert got is out
+        np.testing.assert_array_equal(out, read_bands(c.items, geobox, names, SENTINEL_2_L2A))
+    with pytest.raises(SchemaError, match=r"float64 of shape \(1, 90, 110\). Expected float32"):
+        read_bands(case.items, geobox, names, SENTINEL_2_L2A, out=out.astype(float))  # type: ignore[arg-type]
