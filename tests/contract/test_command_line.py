@@ -14,7 +14,9 @@ from typer.main import get_command
 
 from geoelle.cli.app import app
 
-VERBS = ("demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders")
+VERBS = (
+    "demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders", "update", "inspect", "export",
+)  # fmt: skip
 
 
 def run_cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
