@@ -542,7 +542,7 @@ BAD_CONFIGS: dict[str, tuple[Any, str]] = {
     "endless": ({"calibrate": {"block_size_m": float("inf")}}, "calibrate.block_size_m"),
     "section is a list": ({"delta": [1, 2]}, "delta"),
     "reference": ({"delta": {"reference": "guess"}}, "'median' or 'surrounding'"),
-    "missing": ({"search": {"catalog": "c"}}, "search.collections"),
+    "missing": ({"search": {"catalog": "c"}}, "search.start"),
     "dates": ({"search": {"catalog": "c", "collections": ["x"], "start": "2021-02-01", "end": "2021-01-01"}}, "before"),
     "name": ({"name": ".."}, "name"),
     "name with a slash": ({"name": "../../etc"}, "name"),

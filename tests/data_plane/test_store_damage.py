@@ -230,8 +230,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(tmp_p
 # --- two runs on one store
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from geoelle.store.locking import store_lock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
 with store_lock(sys.argv[1], "embed"):
     print("held", flush=True)
     time.sleep(60)
