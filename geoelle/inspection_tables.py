@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geoelle.inspecting import StoreReport, ZoneReport
+    from geoelle.inspecting import DateReport, StoreReport, ZoneReport
 
 type Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 """Names of the columns, and the rows."""
@@ -20,7 +20,7 @@ def report_tables(report: StoreReport) -> dict[str, Table]:
     tables: dict[str, Table] = {
         "Store": (("what", "value"), _store_rows(report)),
         "Zones": (("zone", "chips (y, x)", "chip, stride", "dates", "files", "size"), _zone_rows(report)),
-        "Dates": (("zone", "date", "items", "chips", "jobs"), _date_rows(report)),
+        "Dates": _dates(report),
     }
     if report.failures:
         rows = [(failure.job, failure.error, failure.run) for failure in report.failures]
@@ -77,20 +77,30 @@ def _zone_rows(report: StoreReport) -> list[tuple[str, ...]]:
     ]
 
 
-def _date_rows(report: StoreReport) -> list[tuple[str, ...]]:
-    return [
+def _dates(report: StoreReport) -> Table:
+    """One row a date: its chips by what became of them, in columns that some date has, and its jobs."""
+    dates = [(zone, date) for zone in report.zones for date in zone.dates]
+    states = list(dict.fromkeys(name for _, date in dates for name in date.chips))
+    with_jobs = report.kind == "embeddings"
+    columns = ("zone", "date", "items", *(s.replace("_", " ") for s in states), *(["jobs"] if with_jobs else []))
+    rows = [
         (
             _zone_name(zone),
             date.date,
-            " ".join(date.items),
-            ", ".join(f"{n:,} {name}" for name, n in date.chips.items()),
-            f"{date.jobs_done} done, {date.jobs_failed} failed, {date.jobs_missing} missing"
-            if report.kind == "embeddings"
-            else "",
+            f"{len(date.items):,}",
+            *(f"{date.chips.get(state, 0):,}" for state in states),
+            *([_jobs(date)] if with_jobs else []),
         )
-        for zone in report.zones
-        for date in zone.dates
+        for zone, date in dates
     ]
+    return columns, rows
+
+
+def _jobs(date: DateReport) -> str:
+    said = [f"{date.jobs_done:,} done"]
+    said += [f"{date.jobs_failed:,} failed"] if date.jobs_failed else []
+    said += [f"{date.jobs_missing:,} missing"] if date.jobs_missing else []
+    return ", ".join(said)
 
 
 def _zone_name(zone: ZoneReport) -> str:

@@ -81,7 +81,7 @@ def test_what_is_missing_and_what_failed_and_why(tmp_path: Path) -> None:
         for row in rows:
             assert len(row) == len(columns)
             assert all(isinstance(text, str) for text in row)
-    assert tables["Dates"][1][1][-1] == "0 done, 0 failed, 2 missing"
+    assert tables["Dates"][1][1][-1] == "0 done, 2 missing"
     assert ("jobs", "3 done, 1 failed, 2 missing") in tables["Store"][1]
 
 
