@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from geoelle.schema import STATE_NAMES, STATUS_MEANINGS
+
 if TYPE_CHECKING:
     from geoelle.inspecting import DateReport, StoreReport, ZoneReport
 
@@ -13,6 +15,8 @@ type Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 """Names of the columns, and the rows."""
 
 _LONGEST = 200
+_ORDER = (*STATUS_MEANINGS.split(), "inside", "outside", "no_data", *STATE_NAMES)
+"""Of the columns; each kind of store has its own of these."""
 
 
 def report_tables(report: StoreReport) -> dict[str, Table]:
@@ -80,7 +84,7 @@ def _zone_rows(report: StoreReport) -> list[tuple[str, ...]]:
 def _dates(report: StoreReport) -> Table:
     """One row a date: its chips by what became of them, in columns that some date has, and its jobs."""
     dates = [(zone, date) for zone in report.zones for date in zone.dates]
-    states = list(dict.fromkeys(name for _, date in dates for name in date.chips))
+    states = sorted({name for _, date in dates for name in date.chips}, key=_ORDER.index)
     with_jobs = report.kind == "embeddings"
     columns = ("zone", "date", "items", *(s.replace("_", " ") for s in states), *(["jobs"] if with_jobs else []))
     rows = [
@@ -104,7 +108,7 @@ def _jobs(date: DateReport) -> str:
 
 
 def _zone_name(zone: ZoneReport) -> str:
-    return f"EPSG:{zone.zone or zone.grid.get('epsg', '?')}"
+    return str(zone.zone or zone.grid.get("epsg", "?"))
 
 
 def _short(value: Any) -> str:

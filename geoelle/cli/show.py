@@ -120,7 +120,9 @@ def store_report(report: StoreReport) -> None:
 
     console = Console()
     for title, (columns, rows) in report.tables().items():
-        table = Table(*columns, title=title, title_justify="left")
+        table = Table(title=title, title_justify="left")
+        for name in columns:
+            table.add_column(name, no_wrap=name in ("zone", "date"))
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         console.print(table)
