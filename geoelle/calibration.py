@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -29,6 +28,7 @@ from geoelle.sampling import Looks, draw_sample, find_candidates
 from geoelle.schema import check_pairs
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import extent_of
+from geoelle.store.location import Location, StorePath
 from geoelle.store.probes import check_probe_place, write_probe
 from geoelle.store.tables import check_table_place, read_table, write_table
 from geoelle.store.zones import open_zones, zone_paths
@@ -80,11 +80,11 @@ class Calibration:
 
 
 def calibrate(
-    embeddings: str | Path,
+    embeddings: StorePath,
     *,
     items: ItemsLike,
-    out: str | Path,
-    pairs_out: str | Path | None = None,
+    out: StorePath,
+    pairs_out: StorePath | None = None,
     quiet: DateRanges = (),
     exclude_dates: Sequence[date | str] = (),
     n: int = DEFAULT_N,
@@ -103,10 +103,10 @@ def calibrate(
     say how the shipped probe does on them.
 
     Args:
-        embeddings: Store made by `embed`.
+        embeddings: Store made by `embed`, a path or the URL of an object store.
         items: The items it was made from.
-        out: Folder for the probe.
-        pairs_out: GeoParquet file for the pairs; by default `pairs.parquet` beside the probe.
+        out: Folder or URL for the probe.
+        pairs_out: GeoParquet file or URL for the pairs; by default `pairs.parquet` beside the probe.
         quiet: First and last day of ranges without events; empty takes all dates.
         exclude_dates: Dates to leave out.
         n: Chips to sample; all where there are fewer.
@@ -142,7 +142,7 @@ def calibrate(
     _refuse_other_weights(embeddings, next(iter(zones.values())))
     if encoder["loss_kind"] == "unavailable":
         raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
-    pairs_path = Path(pairs_out) if pairs_out is not None else Path(out).parent / "pairs.parquet"
+    pairs_path = Location.of(pairs_out) if pairs_out is not None else Location.of(out).with_name("pairs.parquet")
     check_probe_place(out)
     check_table_place(pairs_path)
     options = {
@@ -154,7 +154,7 @@ def calibrate(
         "allow_few": allow_few,
     }
     made_of = digest({"jobs": _digest_of_jobs(embeddings), **options, "encoder": encoder})
-    there = _unchanged(pairs_path, Path(out), made_of)
+    there = _unchanged(pairs_path, Location.of(out), made_of)
     if there is not None:
         return there
     candidates = find_candidates(zones, quiet, exclude_dates, block_size_m)
@@ -182,13 +182,13 @@ def calibrate(
     return pairs
 
 
-def _digest_of_jobs(embeddings: str | Path) -> str:
+def _digest_of_jobs(embeddings: StorePath) -> str:
     """Digest of every job of every zone; a store of one zone keeps the digest it always had."""
     by_zone = {zone: digest(stored_digests(path).tobytes().hex()) for zone, path in zone_paths(embeddings).items()}
     return by_zone[""] if "" in by_zone else digest(by_zone)
 
 
-def _unchanged(pairs_path: Path, probe: Path, made_of: str) -> gpd.GeoDataFrame | None:
+def _unchanged(pairs_path: Location, probe: Location, made_of: str) -> gpd.GeoDataFrame | None:
     """The pairs that are there, if they and the probe were made of the same."""
     if not pairs_path.is_file():
         return None
@@ -208,7 +208,7 @@ def _unchanged(pairs_path: Path, probe: Path, made_of: str) -> gpd.GeoDataFrame 
     return pairs if there else None
 
 
-def _refuse_other_weights(embeddings: str | Path, ds: xr.Dataset) -> None:
+def _refuse_other_weights(embeddings: StorePath, ds: xr.Dataset) -> None:
     """The loss has to be of the very network that made the embeddings."""
     stored = ds.attrs["geoelle:encoder"]
     now = encoder_attrs(get_card(stored["name"]), extent_of(ds.attrs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from geoelle.running import Progress, no_progress
 from geoelle.schema import SUPPORT_NO_DATA
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
-from geoelle.store.layout import Variable, extent_of, write_store
-from geoelle.store.location import Location
+from geoelle.store.layout import Variable, extent_of, is_stored, write_store
+from geoelle.store.location import Location, StorePath
 from geoelle.store.probes import read_probe
 from geoelle.store.quantised import read_embedding
 from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
@@ -32,19 +31,19 @@ _PASSED_ON = (
 
 
 def difficulty(
-    embeddings: str | Path,
+    embeddings: StorePath,
     *,
-    out: str | Path,
-    probe: str | Path | Probe | None = None,
+    out: StorePath,
+    probe: StorePath | Probe | None = None,
     progress: Progress = no_progress,
 ) -> xr.Dataset | xr.DataTree:
     """Predict each chip's own loss, without decoder or labels.
 
     Args:
-        embeddings: Store made by `embed`.
-        out: Folder of the Zarr store to write; takes the place of one that is there once it is whole, and is left
-            alone if it was made of the same.
-        probe: Folder of a probe made by `calibrate`, or the probe. None takes the one shipped with the encoder:
+        embeddings: Store made by `embed`, a path or the URL of an object store.
+        out: Folder or URL of the Zarr store to write; takes the place of one that is there once it is whole, and is
+            left alone if it was made of the same.
+        probe: Folder or URL of a probe made by `calibrate`, or the probe. None takes the one shipped with the encoder:
             the cold start, which the store says.
         progress: Told how many dates are done.
 
@@ -120,7 +119,7 @@ def _attrs(source: Location, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
     }
 
 
-def load_probe(path: str | Path | None, encoder: Mapping[str, Any]) -> Probe:
+def load_probe(path: StorePath | None, encoder: Mapping[str, Any]) -> Probe:
     """The probe in a folder, or for None the one shipped with a store's encoder.
 
     Raises:
@@ -158,7 +157,7 @@ def unchanged(target: Location, kind: str, made_of: str) -> bool:
     Raises:
         StoreError: If something is there that is no store of this kind, and would be lost.
     """
-    if not target.exists():
+    if not is_stored(target):
         return False
     try:
         return bool(open_store(target, kind).attrs.get("geoelle:made_of") == made_of)

@@ -17,13 +17,14 @@ from geoelle.catalog.providers import list_providers
 from geoelle.change import delta
 from geoelle.config import CalibrateConfig, DeltaConfig, MapConfig, RunConfig, SearchConfig, load_config
 from geoelle.embedding import embed
-from geoelle.errors import AlreadyExistsError, HistoryTooShortError
+from geoelle.errors import AlreadyExistsError, ConfigError, HistoryTooShortError
 from geoelle.mapping import difficulty
 from geoelle.records import EmbedSummary
 from geoelle.running import Progress, no_progress
 from geoelle.searching import search
 from geoelle.simulate import Simulation, make_scenes
 from geoelle.store import open_area
+from geoelle.store.location import Location
 from geoelle.store.tables import read_table
 from geoelle.webmap import MapSummary, map
 
@@ -70,11 +71,12 @@ def run(
         fitted), difficulty.zarr, delta.zarr, alerts.parquet, alerts.geojson and map.html.
 
     Raises:
+        ConfigError: If `out` lies in an object store.
         GeoelleError: As the stages do. A history too short for delta is raised after the map of difficulty is drawn.
     """
     home = Path(base) if base is not None else Path.cwd() if isinstance(config, RunConfig) else Path(config).parent
     c = config if isinstance(config, RunConfig) else load_config(config)
-    folder = Path(_relative(c.out, home)) if c.out is not None else Path("runs") / c.name
+    folder = _folder(c, home)
     if folder.exists() and not folder.is_dir():
         raise AlreadyExistsError(f"{folder} is a file. Give another `out`, the folder of the outputs.")
     area = _aoi(c, home)
@@ -119,6 +121,18 @@ def run(
         n_alerts=drawn.n_alerts,
         map=drawn,
     )
+
+
+def _folder(c: RunConfig, home: Path) -> Path:
+    if c.out is None:
+        return Path("runs") / c.name
+    place = Location.of(c.out)
+    if place.is_remote:
+        raise ConfigError(
+            f"`out` is {place}. A run keeps its items and its map in one local folder with its stores: give that, or "
+            "call the verbs one by one, with the stores in the bucket."
+        )
+    return Path(_relative(str(place), home))
 
 
 def _calibrate(c: CalibrateConfig, folder: Path, cluster: dict[str, Any], progress: Progress) -> Calibration:
@@ -187,14 +201,14 @@ def demo(
     """Simulate scenes with a burn, a flood and a clearing, and run the whole chain on them, with no network.
 
     Args:
-        out: Folder for scenes and results.
+        out: Local folder for scenes and results.
         workers: Processes of the local Dask cluster.
         report: Told of each stage, and how far it is.
 
     Raises:
         AlreadyExistsError: If the folder holds something else than a demo.
     """
-    folder = Path(out)
+    folder = Location.of(out).path
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "scenes").is_dir())):
         raise AlreadyExistsError(f"{folder} holds something else than a demo. Give another --out.")
     progress = report("simulate")

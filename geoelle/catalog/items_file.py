@@ -20,6 +20,7 @@ from geoelle.records import ItemRecord
 from geoelle.schema import check_items
 from geoelle.sensors import get_sensor, register_sensor, sensor_from_definition
 from geoelle.store.atomic import replacing
+from geoelle.store.location import Location
 
 _QUERY_KEY = b"geoelle:query"
 
@@ -72,9 +73,10 @@ def write_items(items: Sequence[ItemRecord], path: str | Path, query: Mapping[st
 
     Raises:
         SchemaError: If an item breaks the contract, e.g. holds a signed href.
+        StoreError: If the path is a URL: the items stay on a disk.
     """
     check_items(items)
-    target = Path(path)
+    target = Location.of(path).path
     table = stac_geoparquet.arrow.parse_stac_items_to_arrow([_labelled(item) for item in items]).read_all()
     with replacing(target) as partial:
         stac_geoparquet.arrow.to_parquet(table, partial)
@@ -92,9 +94,10 @@ def read_items(path: str | Path) -> tuple[list[ItemRecord], dict[str, Any]]:
 
     Raises:
         NotFoundError: If there is no such file.
+        StoreError: If the path is a URL.
         CatalogError: If it is not stac-geoparquet written by geoelle.
     """
-    source = Path(path)
+    source = Location.of(path).path
     if not source.is_file():
         raise NotFoundError(f"There is no items file {source}. Make one with `geoelle search`.")
     try:

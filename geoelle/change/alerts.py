@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -19,6 +18,7 @@ from geoelle.days import select_days
 from geoelle.errors import ConfigError, SchemaError
 from geoelle.schema import check_alerts
 from geoelle.store.layout import extent_of
+from geoelle.store.location import Location, StorePath
 from geoelle.store.tables import check_table_place, write_geojson, write_table
 from geoelle.store.zones import zones_of
 
@@ -111,23 +111,23 @@ def _alerts_of(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
     return frame.set_geometry([split_at_antimeridian(cell) for cell in frame.geometry], crs=4326)
 
 
-def write_alerts(alerts: gpd.GeoDataFrame, path: str | Path) -> None:
+def write_alerts(alerts: gpd.GeoDataFrame, path: StorePath) -> None:
     """Write GeoParquet at `path`, and GeoJSON beside it."""
     check_alerts_place(path)
-    target = Path(path)
+    target = Location.of(path)
     write_table(alerts, target)
     write_geojson(alerts, target.with_suffix(".geojson"))
 
 
-def check_alerts_place(path: str | Path) -> None:
+def check_alerts_place(path: StorePath) -> None:
     """Refuse a path whose two files would be one, or would take a folder's place.
 
     Raises:
         ConfigError: If it ends in `.geojson`, which is the other file's name.
         AlreadyExistsError: If a folder is there.
     """
-    target = Path(path)
-    if target.suffix.lower() == ".geojson":
+    target = Location.of(path)
+    if target.name.lower().endswith(".geojson"):
         raise ConfigError(
             f"The alerts {target} would be overwritten by the GeoJSON that goes beside them. "
             f"Name the GeoParquet file, for example {target.with_suffix('.parquet')}."

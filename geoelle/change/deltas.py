@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -29,8 +28,8 @@ from geoelle.days import DateRanges, select_days
 from geoelle.errors import ConfigError, HistoryTooShortError
 from geoelle.mapping import unchanged
 from geoelle.provenance import digest
-from geoelle.store.layout import Variable, extent_of, write_store
-from geoelle.store.location import Location
+from geoelle.store.layout import Variable, extent_of, is_stored, write_store
+from geoelle.store.location import Location, StorePath
 from geoelle.store.zones import open_area, open_zones, paths_like
 
 METHOD = (
@@ -41,9 +40,9 @@ P_KIND = "pooled-quiet-looks"
 
 
 def delta(
-    difficulty: str | Path,
+    difficulty: StorePath,
     *,
-    out: str | Path,
+    out: StorePath,
     reference: ReferenceKind = "median",
     window_days: int = 30,
     reference_dates: DateRanges = (),
@@ -51,7 +50,7 @@ def delta(
     dates: DateRanges = (),
     min_looks: int = 4,
     alert_z: float = 3.0,
-    alerts: str | Path | None = None,
+    alerts: StorePath | None = None,
 ) -> xr.Dataset | xr.DataTree:
     """Compare each look with what is normal at its place.
 
@@ -59,8 +58,8 @@ def delta(
     alerts of all are ranked together.
 
     Args:
-        difficulty: Store made by `geoelle.difficulty`.
-        out: Folder of the Zarr store to write; left alone if it was made of the same.
+        difficulty: Store made by `geoelle.difficulty`, a path or the URL of an object store.
+        out: Folder or URL of the Zarr store to write; left alone if it was made of the same.
         reference: `median` of earlier looks, or `surrounding`: looks before and after, for a study after the fact.
         window_days: `surrounding` leaves out looks up to this many days from the one judged.
         reference_dates: Only looks in these ranges may be references; empty allows all.
@@ -68,7 +67,7 @@ def delta(
         dates: Ranges of the looks to judge; empty judges all that have references enough.
         min_looks: Reference looks that a place needs to be judged.
         alert_z: A chip with |z| of at least this is an alert.
-        alerts: Where to write the ranked alerts as GeoParquet; GeoJSON goes beside it.
+        alerts: Path or URL to write the ranked alerts to as GeoParquet; GeoJSON goes beside it.
 
     Returns:
         The store, opened lazily: `delta` in the unit of the loss, `z`, `p`, `state` and `reference_n` over
@@ -98,7 +97,7 @@ def delta(
         "min_looks": min_looks,
     }
     made_of = {zone: _made_of(zone, zones, options, alert_z) for zone in zones}
-    there = paths_like(out, "delta", list(zones)) if Location.of(out).exists() else {}
+    there = paths_like(out, "delta", list(zones)) if is_stored(out) else {}
     todo = [zone for zone in zones if zone not in there or not unchanged(there[zone], "delta", made_of[zone])]
     # Judged before anything is made at `out`: there may be too little history.
     judged = _judge(zones, options, reference_dates, exclude_dates, dates, alert_z) if todo else {}

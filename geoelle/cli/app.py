@@ -100,7 +100,7 @@ def search(
 @app.command(epilog=example("geoelle embed items.parquet --aoi aoi.geojson --out embeddings.zarr --workers 2"))
 def embed(
     items: Annotated[Path, typer.Argument(help="File written by `geoelle search`.")],
-    out: Annotated[Path, typer.Option(help="Zarr store to make, continue or add to.")] = Path("embeddings.zarr"),
+    out: Annotated[str, typer.Option(help="Zarr store to make, continue or add to.")] = "embeddings.zarr",
     aoi: MaybeAoi = None,
     encoder: Annotated[str, typer.Option(help="Name as in `geoelle encoders`.")] = "compact-rgb",
     chip_size_m: Annotated[float, typer.Option(help="Edge of a chip, metres.")] = 640,
@@ -145,10 +145,10 @@ def embed(
     epilog=example("geoelle calibrate embeddings.zarr --items items.parquet --quiet-dates 2019-01-01/2020-01-10")
 )
 def calibrate(
-    embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
+    embeddings: Annotated[str, typer.Argument(help="Store made by `geoelle embed`.")],
     items: Annotated[Path, typer.Option(help="The items it was made from.")] = Path("items.parquet"),
-    out: Annotated[Path, typer.Option(help="Folder for the probe.")] = Path("probe"),
-    pairs: Annotated[Path | None, typer.Option(help="GeoParquet for the pairs; default: beside the probe.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for the probe.")] = "probe",
+    pairs: Annotated[str | None, typer.Option(help="GeoParquet for the pairs; default: beside the probe.")] = None,
     quiet_dates: Ranges = None,
     exclude_date: Dates = None,
     n: Annotated[int, typer.Option(min=10, help="Chips to sample.")] = 5000,
@@ -173,10 +173,10 @@ def calibrate(
 
 @app.command(epilog=example("geoelle difficulty embeddings.zarr --probe probe --out difficulty.zarr"))
 def difficulty(
-    embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
-    out: Annotated[Path, typer.Option(help="Zarr store to write.")] = Path("difficulty.zarr"),
+    embeddings: Annotated[str, typer.Argument(help="Store made by `geoelle embed`.")],
+    out: Annotated[str, typer.Option(help="Zarr store to write.")] = "difficulty.zarr",
     probe: Annotated[
-        Path | None, typer.Option(help="Probe made by `geoelle calibrate`; default: the shipped one (cold start).")
+        str | None, typer.Option(help="Probe made by `geoelle calibrate`; default: the shipped one (cold start).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -192,8 +192,8 @@ def difficulty(
     epilog=example("geoelle delta difficulty.zarr --reference surrounding --window-days 30 --alerts alerts.parquet")
 )
 def delta(
-    difficulty: Annotated[Path, typer.Argument(help="Store made by `geoelle difficulty`.")],
-    out: Annotated[Path, typer.Option(help="Zarr store to write.")] = Path("delta.zarr"),
+    difficulty: Annotated[str, typer.Argument(help="Store made by `geoelle difficulty`.")],
+    out: Annotated[str, typer.Option(help="Zarr store to write.")] = "delta.zarr",
     reference: Annotated[
         str, typer.Option(help="`median` of earlier looks, or `surrounding` looks, after the fact.")
     ] = "median",
@@ -203,9 +203,9 @@ def delta(
     dates: Ranges = None,
     min_looks: Annotated[int, typer.Option(min=2, help="Reference looks that a place needs.")] = 4,
     alert_z: Annotated[float, typer.Option(help="A chip with |z| of at least this is an alert.")] = 3.0,
-    alerts: Annotated[Path, typer.Option(help="GeoParquet for the ranked alerts; GeoJSON goes beside it.")] = Path(
-        "alerts.parquet"
-    ),
+    alerts: Annotated[
+        str, typer.Option(help="GeoParquet for the ranked alerts; GeoJSON goes beside it.")
+    ] = "alerts.parquet",
 ) -> None:
     """Compare each look with what is normal at its place, and rank the alerts."""
     from geoelle.change import delta as run_delta
@@ -222,9 +222,9 @@ def delta(
 
 @app.command(epilog=example("geoelle map difficulty.zarr --delta delta.zarr --alerts alerts.parquet --out map.html"))
 def map(
-    difficulty: Annotated[Path, typer.Argument(help="Store made by `geoelle difficulty`.")],
-    delta: Annotated[Path | None, typer.Option(help="Store made by `geoelle delta`.")] = None,
-    alerts: Annotated[Path | None, typer.Option(help="Alerts written by `geoelle delta`.")] = None,
+    difficulty: Annotated[str, typer.Argument(help="Store made by `geoelle difficulty`.")],
+    delta: Annotated[str | None, typer.Option(help="Store made by `geoelle delta`.")] = None,
+    alerts: Annotated[str | None, typer.Option(help="Alerts written by `geoelle delta`.")] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("map.html"),
     title: Annotated[str | None, typer.Option(help="Heading; default: the AOI's name.")] = None,
     max_alerts: Annotated[int, typer.Option(min=1, help="Alerts drawn, best rank first.")] = 500,
@@ -258,7 +258,7 @@ def run(
     with show.stages(quiet) as report:
         summary = run_chain(config, workers=workers, scheduler=scheduler, report=report)
     show.run_summary(summary)
-    show.resampled(summary.folder / "embeddings.zarr")
+    show.resampled(str(summary.folder / "embeddings.zarr"))
     if summary.embedding.n_failed:
         raise typer.Exit(1)
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from geoelle.exporting import ExportSummary
     from geoelle.inspecting import StoreReport
     from geoelle.records import EmbedSummary, EncoderCard
@@ -85,7 +83,7 @@ def embed_summary(summary: EmbedSummary) -> None:
         note(f"geoelle: {summary.n_failed} jobs failed; the same command takes them up again.")
 
 
-def resampled(store: Path) -> None:
+def resampled(store: str) -> None:
     """A word where the imagery is coarser than what the encoder was trained on."""
     from geoelle.store.zones import open_zones
 
@@ -137,7 +135,7 @@ def export_summary(summary: ExportSummary) -> None:
         note(f"{summary.n_empty} dates hold nothing and were left out.")
 
 
-def calibration(found: Mapping[str, Any], out: Path) -> None:
+def calibration(found: Mapping[str, Any], out: str) -> None:
     """What `calibrate` found."""
     line(
         f"Calibration: {found['n_pairs']} pairs from {found['n_blocks']} independent blocks of "
@@ -167,7 +165,7 @@ def _figure(value: float | None) -> str:
     return "undefined" if value is None or value != value else f"{value:.3f}"
 
 
-def difficulty(ds: Any, out: Path) -> None:
+def difficulty(ds: Any, out: str) -> None:
     """What `difficulty` wrote."""
     from geoelle.store.zones import zones_of
 
@@ -184,8 +182,9 @@ def difficulty(ds: Any, out: Path) -> None:
     )
 
 
-def delta(ds: Any, out: Path, alerts: Path) -> None:
+def delta(ds: Any, out: str, alerts: str) -> None:
     """What `delta` wrote."""
+    from geoelle.store.location import Location
     from geoelle.store.zones import zones_of
 
     zones = list(zones_of(ds).values())
@@ -198,7 +197,7 @@ def delta(ds: Any, out: Path, alerts: Path) -> None:
     kind = zones[0].attrs["geoelle:reference"]["kind"]
     line(
         f"Delta: {len(judged)} of {len(days)} dates judged (reference: {kind}), {alerting} alerts. "
-        f"In {out}, {alerts} and {alerts.with_suffix('.geojson')}."
+        f"In {out}, {alerts} and {Location.of(alerts).with_suffix('.geojson')}."
     )
 
 
@@ -219,7 +218,7 @@ def run_summary(summary: RunSummary) -> None:
 
     line(f"Items: {summary.items}.")
     embed_summary(summary.embedding)
-    calibration(asdict(summary.calibration), summary.folder / "probe")
+    calibration(asdict(summary.calibration), str(summary.folder / "probe"))
     line(f"Alerts: {summary.n_alerts}, in {summary.folder / 'alerts.parquet'} and alerts.geojson.")
     map_summary(summary.map)
 

@@ -14,7 +14,7 @@ from geoelle.cli.options import ExportFormat, Quiet, Ranges, Scheduler, Workers,
 
 @app.command(epilog=example("geoelle update embeddings.zarr --items items.parquet"))
 def update(
-    embeddings: Annotated[Path, typer.Argument(help="Store made by `geoelle embed`.")],
+    embeddings: Annotated[str, typer.Argument(help="Store made by `geoelle embed`.")],
     items: Annotated[Path, typer.Option(help="The items it was made from; replaced by the longer list.")] = Path(
         "items.parquet"
     ),
@@ -41,7 +41,7 @@ def update(
 
 @app.command(epilog=example("geoelle inspect embeddings.zarr --verify"))
 def inspect(
-    store: Annotated[Path, typer.Argument(help="A store of any kind.")],
+    store: Annotated[str, typer.Argument(help="A store of any kind.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read every chunk, to find damaged ones.")] = False,
 ) -> None:
     """Say what is in a store, what is missing, and what failed and why."""
@@ -52,7 +52,7 @@ def inspect(
 
 @app.command(epilog=example("geoelle export difficulty.zarr embeddings.zarr --items items.parquet --out exports"))
 def export(
-    stores: Annotated[list[Path], typer.Argument(help="Stores made by `embed`, `difficulty` or `delta`.")],
+    stores: Annotated[list[str], typer.Argument(help="Stores made by `embed`, `difficulty` or `delta`.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("exports"),
     format: Annotated[list[ExportFormat] | None, typer.Option(help="May be given again; default: all of them.")] = None,
     dates: Ranges = None,

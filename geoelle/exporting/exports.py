@@ -35,6 +35,7 @@ from geoelle.records import ItemRecord
 from geoelle.running import Progress, no_progress
 from geoelle.store import open_store
 from geoelle.store.layout import extent_of
+from geoelle.store.location import Location, StorePath
 from geoelle.store.zones import zone_paths
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class _Zone:
     """One zone of one store."""
 
     kind: str
-    path: Path
+    place: Location
     ds: xr.Dataset
     extent: GridExtent
 
@@ -84,7 +85,7 @@ class _Piece:
 
 
 def export(
-    stores: str | Path | Sequence[str | Path],
+    stores: StorePath | Sequence[StorePath],
     *,
     out: str | Path,
     formats: Sequence[Format] = FORMATS,
@@ -100,8 +101,8 @@ def export(
     lists what the last export of its date wrote.
 
     Args:
-        stores: One store or several, made by `embed`, `difficulty` or `delta`.
-        out: Folder to write to.
+        stores: One store or several, made by `embed`, `difficulty` or `delta`: paths or URLs of object stores.
+        out: Local folder to write to.
         formats: Any of `cog`, `geoparquet`, `stac`.
         dates: Ranges of the dates to export; empty exports all.
         items: The items the stores were made from, for links to them and what the stores do not say about them.
@@ -111,11 +112,11 @@ def export(
         ConfigError: If a format is unknown, two stores are of one kind, or nothing is left to export.
         SchemaError: If difficulty and embeddings are not of the same grid.
         AlreadyExistsError: If the folder holds exports of another grid.
-        StoreError: If a store cannot be read, or a file cannot be written.
+        StoreError: If a store cannot be read, a file cannot be written, or `out` lies in an object store.
     """
     asked = _check_formats(formats)
-    target = Path(out)
-    zones = list(_zones([stores] if isinstance(stores, str | Path) else stores))
+    target = Location.of(out).path
+    zones = list(_zones([stores] if isinstance(stores, str | Path | Location) else stores))
     pieces = list(_pieces(zones, target, dates, _records(items)))
     if not pieces:
         raise ConfigError("None of the dates of these stores is left to export. Widen the dates.")
@@ -129,10 +130,10 @@ def export(
     progress(0, len(pieces))
     for done, piece in enumerate(pieces, start=1):
         assets, rows, tried = _write_files(piece, asked, zones)
-        files += [asset.path for asset in assets]
+        files += [asset.place.path for asset in assets]
         n_rows += rows
         if assets or not tried:
-            zarr = AssetFacts("zarr", piece.zone.path, ZARR_TYPE, ("data",), _ZARR_TITLE, {})
+            zarr = AssetFacts("zarr", piece.zone.place, ZARR_TYPE, ("data",), _ZARR_TITLE, {})
             made.append(OutputDate(piece.zone.kind, piece.day, piece.zone.extent, piece.lineage, (*assets, zarr)))
         else:
             n_empty += 1
@@ -151,19 +152,18 @@ def _check_formats(formats: Sequence[str]) -> set[str]:
     return set(formats)
 
 
-def _zones(stores: Sequence[str | Path]) -> Iterator[_Zone]:
-    seen: dict[str, Path] = {}
-    for store in map(Path, stores):
+def _zones(stores: Sequence[StorePath]) -> Iterator[_Zone]:
+    seen: dict[str, Location] = {}
+    for store in map(Location.of, stores):
         for place in zone_paths(store).values():
-            path = place.path
-            ds = open_store(path)
+            ds = open_store(place)
             kind = str(ds.attrs["geoelle:kind"])
             if seen.setdefault(kind, store) != store:
                 raise ConfigError(f"{seen[kind]} and {store} both hold {kind}. Export them to folders of their own.")
-            yield _Zone(kind, path, ds, _extent(path, ds))
+            yield _Zone(kind, place, ds, _extent(place, ds))
 
 
-def _extent(path: Path, ds: xr.Dataset) -> GridExtent:
+def _extent(path: Location, ds: xr.Dataset) -> GridExtent:
     try:
         extent = extent_of(ds.attrs)
     except CRSError as error:
@@ -210,7 +210,7 @@ def _write_files(piece: _Piece, asked: set[str], zones: Sequence[_Zone]) -> tupl
                 "raster:spatial_resolution": zone.extent.grid.stride_m,
             }
             title = ", ".join(spec.variables)
-            assets.append(AssetFacts(spec.key, path, COG_TYPE, ("data",), title, extra))
+            assets.append(AssetFacts(spec.key, Location.of(path), COG_TYPE, ("data",), title, extra))
     rows = 0
     if "geoparquet" in asked and zone.kind == "embeddings":
         tried = True
@@ -222,7 +222,9 @@ def _write_files(piece: _Piece, asked: set[str], zones: Sequence[_Zone]) -> tupl
         )  # fmt: skip
         if rows:
             title = "One row per chip: embedding, outline" + ("" if joined is None else ", difficulty")
-            assets.append(AssetFacts("table", path, PARQUET_TYPE, ("data",), title, {"geoelle:rows": rows}))
+            assets.append(
+                AssetFacts("table", Location.of(path), PARQUET_TYPE, ("data",), title, {"geoelle:rows": rows})
+            )
     return assets, rows, tried
 
 
@@ -232,7 +234,7 @@ def _joined(piece: _Piece, zones: Sequence[_Zone]) -> tuple[xr.Dataset | None, L
     for zone in same:
         if zone.ds.attrs["geoelle:grid"] != piece.zone.ds.attrs["geoelle:grid"]:
             raise SchemaError(
-                f"{zone.path} and {piece.zone.path} are on different grids. Compute difficulty from these embeddings."
+                f"{zone.place} and {piece.zone.place} are on different grids. Compute difficulty from these embeddings."
             )
         index = np.flatnonzero(zone.ds["time"].values == piece.zone.ds["time"].values[piece.time_index])
         if len(index):

@@ -19,6 +19,7 @@ from geoelle.exporting.footprints import bounds_of, centre_longitude, extent_foo
 from geoelle.exporting.lineage import Lineage
 from geoelle.grid import GridExtent
 from geoelle.store.atomic import replacing
+from geoelle.store.location import Location
 
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
@@ -40,7 +41,7 @@ class AssetFacts:
     """One file, or the store, of an item."""
 
     key: str
-    path: Path
+    place: Location
     media_type: str
     roles: tuple[str, ...]
     title: str
@@ -166,7 +167,7 @@ def _item(date: OutputDate, path: Path) -> pystac.Item:
     )
     item.set_self_href(str(path))
     for asset in date.assets:
-        href = _relative(asset.path, path.parent)
+        href = _href(asset.place, path.parent)
         item.add_asset(
             asset.key,
             pystac.Asset(
@@ -254,8 +255,11 @@ def _read_item(path: Path) -> pystac.Item:
         raise StoreError(f"{path} is no STAC item of geoelle ({error}). Delete it, or give another --out.") from None
 
 
-def _relative(path: Path, start: Path) -> str:
-    href = os.path.relpath(path.resolve(), start).replace(os.sep, "/")
+def _href(place: Location, start: Path) -> str:
+    """Relative to the item's folder; of what lies in an object store its URL."""
+    if place.is_remote:
+        return str(place)
+    href = os.path.relpath(place.path.resolve(), start).replace(os.sep, "/")
     return href if href.startswith(".") else f"./{href}"
 
 

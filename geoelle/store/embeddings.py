@@ -7,6 +7,7 @@ never taken for done, nor are its chips. Every chunk carries a checksum.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from obstore.exceptions import BaseError
 from zarr.codecs import Crc32cCodec
 
 from geoelle import schema
-from geoelle.errors import StoreError
+from geoelle.errors import NotFoundError, StoreError
 from geoelle.grid import GridExtent, Tile
 from geoelle.provenance import digest
 from geoelle.store.layout import Variable, create_store, grid_attrs, is_stored, making, open_group
@@ -28,6 +29,7 @@ from geoelle.store.quantised import encode_embedding, stored_variables
 _INNER_CHUNK = 8
 _NS = "datetime64[ns]"
 JOB_DIGEST = "job_digest"
+_OPEN_ARRAYS = 128  # of a process: more than the zones that are being written at a time have
 DTYPE = "geoelle:dtype"
 """Attribute: how numbers of the embedding are stored."""
 # What decides whether two runs may share a store; a change of any makes other bytes.
@@ -226,24 +228,50 @@ def write_job(
     with reporting(place, "written"):
         if hold is not None:
             check_hold(hold)
-        root = open_group(place, mode="r+")
-        stored = encode_embedding(data, str(root.attrs.get(DTYPE, "float32")))
-        digests, status = _array(root, JOB_DIGEST), _array(root, "status")
+        if not (place / "zarr.json").is_file():  # deleted meanwhile, or never made
+            raise NotFoundError(f"There is no store at {place}. Make it with the verb before this one.")
+
+        def array(name: str) -> Any:
+            return _array(place, name, time_index, hold)
+
+        stored = encode_embedding(data, str(array("embedding").dtype))
+        digests, status = array(JOB_DIGEST), array("status")
         digests[time_index, *tile_index] = 0
         status[time_index, tile.y, tile.x] = schema.NOT_DONE
         for name in sorted(stored, key=lambda n: n == "status"):
-            _array(root, name)[time_index, tile.y, tile.x] = stored[name]
+            array(name)[time_index, tile.y, tile.x] = stored[name]
         if job_digest is not None:
             if hold is not None:
                 check_hold(hold)
             digests[time_index, *tile_index] = np.frombuffer(bytes.fromhex(job_digest), dtype=np.uint8)
 
 
-def _array(root: zarr.Group, name: str) -> Any:
+def _array(place: Location, name: str, time_index: int, hold: Hold | None) -> Any:
+    """An array of a store, opened by itself: the attributes of the root can be megabytes.
+
+    Within a run its metadata is read once per process. Only the coordinator writes metadata, before jobs start; dates
+    that it added since show in a time index beyond the array.
+    """
+    if hold is None:
+        return _open_array(place, name)
+    array = _opened(place, name, hold.token)
+    if time_index < array.shape[0]:
+        return array
+    _opened.cache_clear()
+    return _opened(place, name, hold.token)
+
+
+@lru_cache(maxsize=_OPEN_ARRAYS)
+def _opened(place: Location, name: str, run: str) -> Any:
+    return _open_array(place, name)
+
+
+def _open_array(place: Location, name: str) -> Any:
     try:
-        return root[name]
-    except KeyError:
-        raise StoreError(f"The store has no array {name!r}. Make the store again.") from None
+        return zarr.open_array(place.zarr_store(), path=name, mode="r+", zarr_format=3)
+    except (FileNotFoundError, KeyError, ValueError, zarr.errors.BaseZarrError):
+        open_group(place)  # says what is wrong with the store itself
+        raise StoreError(f"{place} has no array {name!r} that can be used. Make the store again.") from None
 
 
 def common_attrs(extent: GridExtent, encoder: Mapping[str, Any], aoi: Mapping[str, Any]) -> dict[str, Any]:

@@ -272,7 +272,7 @@ def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) 
         ds: xr.Dataset = xr.open_zarr(source, consolidated=False, decode_coords="all", chunks=None).sortby("time")
     except (BaseError, OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
         raise StoreError(
-            f"{path} cannot be opened ({error}). If a run was killed while it added dates, run it again; "
+            f"{path} cannot be opened ({said(error)}). If a run was killed while it added dates, run it again; "
             "otherwise make the store again."
         ) from None
     _CHECKS[found](ds)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import obstore
@@ -89,7 +89,7 @@ class Location:
             StoreError: If it lies in an object store.
         """
         if self.is_remote:
-            raise StoreError(f"{self} lies in an object store, and a local folder is needed here. Give a local path.")
+            raise StoreError(f"{self} lies in an object store, and only a local path will do here. Give one.")
         return Path(self.address)
 
     @property
@@ -115,6 +115,10 @@ class Location:
         if not folder:
             raise StoreError(f"{self} is a whole bucket. Expected a folder in it, for example {self}/run.")
         return Location(f"{scheme}://{folder}/{name}")
+
+    def with_suffix(self, suffix: str) -> Location:
+        """The place beside it whose name ends in `suffix`, with the dot, instead."""
+        return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)
 
     def exists(self) -> bool:
         """Whether a file, a folder, or an object of that name or below it is there."""

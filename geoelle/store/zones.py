@@ -12,8 +12,9 @@ import xarray as xr
 import zarr
 
 from geoelle.errors import StoreError
-from geoelle.store.layout import ZONES, open_group, open_store
+from geoelle.store.layout import ZONES, is_stored, open_group, open_store
 from geoelle.store.location import Location, StorePath, reporting
+from geoelle.store.locking import store_lock
 
 
 def zone_paths(path: StorePath) -> dict[str, Location]:
@@ -81,10 +82,9 @@ def create_zones(path: StorePath, kind: str, zones: Sequence[str], attrs: Mappin
         StoreError: If something else is there.
     """
     target = Location.of(path)
-    if not target.exists():
-        with reporting(target, "written"):  # in one write, so that a kill leaves all of it or nothing
-            attrs = {**attrs, "geoelle:kind": kind, ZONES: sorted(zones)}
-            zarr.create_group(target.zarr_store(), zarr_format=3, attributes=attrs)
+    if not is_stored(target):
+        with store_lock(target, kind), reporting(target, "written"):
+            _create_group(target, {**attrs, "geoelle:kind": kind, ZONES: sorted(zones)})
     root = open_group(target)
     known = root.attrs.get(ZONES)
     if root.attrs.get("geoelle:kind") != kind or not isinstance(known, list):
@@ -96,6 +96,14 @@ def create_zones(path: StorePath, kind: str, zones: Sequence[str], attrs: Mappin
         with reporting(target, "written"):
             open_group(target, mode="r+").attrs[ZONES] = sorted({*known, *zones})
     return {zone: place for zone, place in zone_paths(target).items() if zone in zones}
+
+
+def _create_group(target: Location, attrs: Mapping[str, Any]) -> None:
+    if is_stored(target):  # another run was quicker
+        return
+    target.delete()  # what a run that was killed left unfinished in an object store
+    # In one write, so that a kill leaves all of it or nothing.
+    zarr.create_group(target.zarr_store(), zarr_format=3, attributes=dict(attrs))
 
 
 def paths_like(path: StorePath, kind: str, zones: Sequence[str]) -> dict[str, Location]:

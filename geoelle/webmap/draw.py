@@ -80,15 +80,17 @@ def map(
         What is in the map.
 
     Raises:
+        StoreError: If `out` is a URL: a map is a local file.
         MapError: If there is nothing to draw or the parts do not belong together.
     """
+    from geoelle.store.location import Location
     from geoelle.store.zones import zones_of
     from geoelle.webmap.assets import AssetResolver, default_cache_dir
     from geoelle.webmap.layers import dated_zones, draw_layers, middle_of
     from geoelle.webmap.legend import Legend, merged_attrs
     from geoelle.webmap.page import PageContent, render_page
 
-    path = Path(out)
+    path = Location.of(os.fspath(out)).path
     if path.is_dir():
         raise MapError(f"{path} is a folder. Name an HTML file, for example {path / 'map.html'}.")
     if max_alerts < 0:

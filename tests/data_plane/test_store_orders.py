@@ -51,13 +51,17 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
         def __init__(self, array: Any) -> None:
             self.array = array
 
+        @property
+        def dtype(self) -> Any:
+            return self.array.dtype
+
         def __setitem__(self, where: Any, values: Any) -> None:
             if left[0] == 0:
                 raise Stopped
             left[0] -= 1
             self.array[where] = values
 
-    monkeypatch.setattr(embeddings_module, "_array", lambda root, name: Counted(real(root, name)))
+    monkeypatch.setattr(embeddings_module, "_array", lambda *which: Counted(real(*which)))
 
 
 @BRIEF
