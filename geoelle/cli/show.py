@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from geoelle.workflow import RunSummary, StageReporter
 
 
+_WIDTH_IN_PIPES = 2000
+
+
 def line(text: str) -> None:
     """One line of result, on standard output."""
     sys.stdout.write(text + "\n")
@@ -118,7 +121,8 @@ def store_report(report: StoreReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    # In a pipe or a log nobody scrolls a table: addresses stay whole there.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_PIPES)
     for title, (columns, rows) in report.tables().items():
         table = Table(*columns, title=title, title_justify="left")
         for row in rows:
