@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from geoelle.errors import ImageryError
 from geoelle.imagery import DarkPixels, check_radiometry, dark_pixels
 from geoelle.records import ItemRecord
@@ -37,7 +39,9 @@ def radiometry_of(
         for item, found in zip(unread, readers.map(lambda i: _look(i, sensor), unread), strict=True):
             if found is not None:
                 evidence[item.id] = found
-    return check_radiometry(items, evidence)
+    checked = check_radiometry(items, evidence)
+    made = {item.id: _made(item) for item in items}
+    return {item_id: {**found, "processed": made[item_id]} for item_id, found in checked.items()}
 
 
 def _look(item: ItemRecord, sensor: Sensor) -> DarkPixels | None:
@@ -49,7 +53,10 @@ def _look(item: ItemRecord, sensor: Sensor) -> DarkPixels | None:
 
 def _stored(known: Mapping[str, Any] | None, item: ItemRecord) -> DarkPixels | None:
     """What an earlier run found, unless the item has been processed again since."""
-    if known is None or known.get("processing_baseline") != item.processing_baseline:
+    if known is None or (known.get("processing_baseline"), known.get("processed")) != (
+        item.processing_baseline,
+        _made(item),
+    ):
         return None
     try:
         pixels = dict(known["pixels"])
@@ -61,3 +68,7 @@ def _stored(known: Mapping[str, Any] | None, item: ItemRecord) -> DarkPixels | N
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None  # not as we write it: look again
+
+
+def _made(item: ItemRecord) -> str | None:
+    return None if item.processed is None else f"{np.datetime_as_string(item.processed, 's')}Z"

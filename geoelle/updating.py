@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,15 +12,17 @@ import geopandas as gpd
 import numpy as np
 
 from geoelle.catalog import read_items, records_from_frame, write_items
-from geoelle.catalog.dedupe import latest
+from geoelle.catalog.dedupe import latest, overpass
 from geoelle.catalog.scenes import solar_day
+from geoelle.days import as_day
 from geoelle.embedding import embed
-from geoelle.errors import CatalogError, NoItemsError, StoreError
+from geoelle.errors import CatalogError, NoItemsError, NotFoundError, SchemaError, StoreError
 from geoelle.jobs import item_identity
 from geoelle.records import EmbedSummary, ItemRecord
 from geoelle.running import Progress, no_progress
 from geoelle.searching import search
-from geoelle.store.zones import open_zones
+from geoelle.store.layout import is_stored, open_store
+from geoelle.store.zones import zone_paths
 
 _SEARCHED = (
     "collections", "sensor", "max_cloud_percent", "months", "relative_orbits", "platforms",
@@ -77,29 +79,38 @@ def update(
     """
     attrs = _made_of(store)
     known, query = read_items(items)
-    last = str(end) if end is not None else max(str(datetime.now(UTC).date()), str(query.get("end", "")))
+    _check_query(query, items)
+    before = str(query.get("end", query["start"]))
+    last = str(np.datetime_as_string(as_day(end), "D")) if end is not None else max(str(datetime.now(UTC).date()), before)
     found = _search_again(query, catalog, last)
-    merged, _ = latest([*_not_found_again(known, found), *found])
-    summary = _compare(known, merged)
-    write_items(merged, items, {**query, "end": last})
+    merged, superseded = latest([*_not_found_again(known, found), *found])
+    summary = _compare(known, merged, superseded)
+    # Before the jobs: should these not come to an end, the next call finds them due.
+    write_items(merged, items, {**query, "end": max(last, before)})
     embedding = _embed(store, items, attrs, {"workers": workers, "scheduler": scheduler, "progress": progress})
     return UpdateSummary(*summary, EmbedSummary(**embedding.attrs["geoelle:summary"]))
 
 
 def _made_of(store: str | Path) -> dict[str, Any]:
-    attrs = dict(next(iter(open_zones(store, "embeddings").values())).attrs)
+    """Attributes of a zone that is there: a run that was killed may have named others and not made them."""
+    made = [place for place in zone_paths(store).values() if is_stored(place)]
+    if not made:
+        raise NotFoundError(f"No zone of {store} was made yet. Run `geoelle embed` again.")
+    attrs = dict(open_store(made[0], "embeddings").attrs)
     if "cloud_mask" not in attrs.get("geoelle:config", {}):
         raise StoreError(f"{store} was made by an older geoelle, which did not record its options. Make it again.")
     return attrs
 
 
-def _search_again(query: dict[str, Any], catalog: str | Path | None, end: str) -> list[ItemRecord]:
-    lacking = [name for name in ("aoi", "catalog", "start") if name not in query]
+def _check_query(query: Any, items: str | Path) -> None:
+    lacking = [name for name in ("aoi", "catalog", "start") if not isinstance(query, Mapping) or name not in query]
     if lacking:
         raise CatalogError(
-            f"The items file does not say what was searched for (no {', '.join(lacking)}). "
-            "Make it with `geoelle search`."
+            f"{items} does not say what was searched for (no {', '.join(lacking)}). Make it with `geoelle search`."
         )
+
+
+def _search_again(query: Mapping[str, Any], catalog: str | Path | None, end: str) -> list[ItemRecord]:
     from shapely.geometry import shape
 
     where = query["catalog"] if catalog is None else catalog
@@ -117,11 +128,11 @@ def _not_found_again(known: Sequence[ItemRecord], found: Sequence[ItemRecord]) -
 
 
 def _compare(
-    known: Sequence[ItemRecord], merged: Sequence[ItemRecord]
+    known: Sequence[ItemRecord], merged: Sequence[ItemRecord], superseded: Sequence[ItemRecord]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Ids of new, late and reprocessed items."""
     before = {(i.collection, i.id): item_identity(i) for i in known}
-    overpasses = {(i.platform, i.datatake, i.mgrs_tile) for i in known if i.datatake and i.mgrs_tile}
+    replaced = {overpass(i) for i in superseded if (i.collection, i.id) in before}
     last_day = max((solar_day(item) for item in known), default=np.datetime64(0, "ns"))
     new, late, reprocessed = [], [], []
     for item in merged:
@@ -129,7 +140,7 @@ def _compare(
         if was is not None:
             if was != item_identity(item):
                 reprocessed.append(item.id)
-        elif (item.platform, item.datatake, item.mgrs_tile) in overpasses:
+        elif overpass(item) in replaced:
             reprocessed.append(item.id)
         elif solar_day(item) > last_day:
             new.append(item.id)
@@ -139,13 +150,17 @@ def _compare(
 
 
 def _embed(store: str | Path, items: str | Path, attrs: dict[str, Any], cluster: dict[str, Any]) -> Any:
-    grid, config = attrs["geoelle:grid"], attrs["geoelle:config"]
+    try:
+        area = gpd.GeoDataFrame.from_features(attrs["geoelle:aoi"]["features"], crs=4326)
+        grid, config, encoder = attrs["geoelle:grid"], attrs["geoelle:config"], attrs["geoelle:encoder"]["name"]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaError(f"{store} does not say what it was made of ({type(error).__name__}: {error}).") from None
     options = ("max_invalid_fraction", "max_cloud_fraction", "min_contrast", "cloud_mask", "dtype")
     return embed(
         items,
         out=store,
-        aoi=gpd.GeoDataFrame.from_features(attrs["geoelle:aoi"]["features"], crs=4326),
-        encoder=attrs["geoelle:encoder"]["name"],
+        aoi=area,
+        encoder=encoder,
         chip_size_m=grid["chip_size_m"],
         stride_m=grid["stride_m"],
         tile_chips=grid["tile_chips"],

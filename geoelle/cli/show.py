@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from geoelle.workflow import RunSummary, StageReporter
 
 
+_WIDTH_IN_PIPES = 2000
+
+
 def line(text: str) -> None:
     """One line of result, on standard output."""
     sys.stdout.write(text + "\n")
@@ -116,7 +119,8 @@ def store_report(report: StoreReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    # In a pipe or a log nobody scrolls a table: addresses stay whole there.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_PIPES)
     for title, (columns, rows) in report.tables().items():
         table = Table(title=title, title_justify="left")
         for name in columns:
