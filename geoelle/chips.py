@@ -76,13 +76,14 @@ def cut_chips(
     pixels = np.empty((len(rows), 1, len(bands), size, size), dtype=np.float32)
     valid = np.empty((len(rows), 1, size, size), dtype=np.bool_)
     at_once = max(1, _AT_ONCE // max(1, len(bands) * size * size))
+    room = np.empty((min(at_once, len(rows)), size, size), dtype=np.float32)
     for start in range(0, len(rows), at_once):
         few = slice(start, min(start + at_once, len(rows)))
         for k in range(few.start, few.stop):
             top, left = int(rows[k]) * stride, int(columns[k]) * stride
             pixels[k, 0] = tile_pixels.pixels[:, top : top + size, left : left + size]
             valid[k, 0] = tile_pixels.valid[top : top + size, left : left + size]
-        contrast[rows[few], columns[few]] = _contrast(pixels[few, 0], valid[few, 0])
+        contrast[rows[few], columns[few]] = _contrast(pixels[few, 0], valid[few, 0], room)
     if min_contrast is not None:
         flat = contrast[rows, columns] < min_contrast
         status[rows[flat], columns[flat]] = schema.SKIPPED_FLAT
@@ -154,20 +155,31 @@ def _sum_blocks(numbers: NDArray[np.integer], block: int) -> NDArray[np.int64]:
     return np.asarray(numbers.reshape(n_blocks, -1, width).sum(axis=1, dtype=np.int64))
 
 
-def _contrast(chips: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _contrast(chips: NDArray[np.float32], valid: NDArray[np.bool_], room: NDArray[np.float32]) -> NDArray[np.float64]:
     """Standard deviation over the valid pixels of chips (chip, band, y, x), mean over bands, of shape (chip,).
 
-    Rows are summed in float32 and the sums of rows in float64, around a first guess of the mean, so that neither size
-    nor brightness of a chip costs digits. The order is the same whatever other chips there are.
+    Rows are summed in float32 and the sums of rows in float64, and squares are of differences from the mean, so that
+    neither size nor brightness of a chip costs digits. The order is the same whatever other chips there are.
+
+    Args:
+        chips: Pixels.
+        valid: (chip, y, x).
+        room: (at least as many chips, y, x), to work in: a page of new memory costs more than the work done on it.
     """
     whole = bool(valid.all())
-    n = np.count_nonzero(valid, axis=(-2, -1)).astype(np.float64)[:, None]
+    n = np.count_nonzero(valid, axis=(-2, -1)).astype(np.float64)
     n[n == 0] = np.nan
-    values = chips if whole else np.where(valid[:, None], chips, np.float32(0))
-    mean = (values.sum(axis=-1).sum(axis=-1, dtype=np.float64) / n).astype(np.float32)
-    centred = values - mean[..., None, None]
-    if not whole:
-        centred *= valid[:, None]
-    rest = centred.sum(axis=-1).sum(axis=-1, dtype=np.float64) / n
-    squares = np.einsum("cbyx,cbyx->cby", centred, centred).sum(axis=-1, dtype=np.float64) / n
-    return np.asarray(np.sqrt(np.maximum(squares - rest * rest, 0.0)).mean(axis=-1))
+    ones = np.ones(chips.shape[-1], dtype=np.float32)
+    total, work = np.zeros(len(chips)), room[: len(chips)]
+    for b in range(chips.shape[1]):
+        values = chips[:, b]
+        if not whole:
+            work.fill(0)
+            np.copyto(work, values, where=valid)
+            values = work
+        mean = np.vecdot(values, ones).sum(axis=-1, dtype=np.float64) / n
+        np.subtract(values, mean.astype(np.float32)[:, None, None], out=work)
+        if not whole:
+            work *= valid
+        total += np.sqrt(np.vecdot(work, work).sum(axis=-1, dtype=np.float64) / n)
+    return total / chips.shape[1]

@@ -23,7 +23,7 @@ from geoelle.chips import TileChips, cut_chips
 from geoelle.encoders import Encoder, get_card, load_encoder
 from geoelle.errors import GeoelleError
 from geoelle.grid import GridExtent, Tile, ZoneChips
-from geoelle.imagery import CloudMask, read_tile, without_signature
+from geoelle.imagery import CloudMask, TileMemory, read_tile, without_signature
 from geoelle.provenance import digest
 from geoelle.records import EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.sensors import Sensor
@@ -33,6 +33,7 @@ from geoelle.store.locking import Hold
 
 ENCODING = threading.Lock()
 """One encoder at a time in a process; reading goes on beside it."""
+_MEMORY = TileMemory()
 _FOOTPRINT_MARGIN_DEG = 0.02
 """Catalogs draw footprints coarsely; an item this near to a tile may still reach it."""
 
@@ -184,7 +185,7 @@ def read_chips(
     """Chips of one tile on one date, as the encoder of `card` takes them."""
     pixels = read_tile(
         scene, extent.tile_geobox(tile, card.gsd_m), card.bands, sensor=sensor, cloud_mask=options.cloud_mask,
-        units=card.units,
+        units=card.units, memory=_MEMORY,
     )  # fmt: skip
     return cut_chips(
         pixels, scene, extent, tile, wanted, bands=card.bands, units=card.units, gsd_m=card.gsd_m,

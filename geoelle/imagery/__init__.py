@@ -3,12 +3,13 @@
 from geoelle.imagery.access import AccessPolicy
 from geoelle.imagery.darkpixels import DarkPixels, check_radiometry, dark_pixels
 from geoelle.imagery.redaction import without_signature
-from geoelle.imagery.tile import CloudMask, TilePixels, mask_source, read_tile
+from geoelle.imagery.tile import CloudMask, TileMemory, TilePixels, mask_source, read_tile
 
 __all__ = (
     "AccessPolicy",
     "CloudMask",
     "DarkPixels",
+    "TileMemory",
     "TilePixels",
     "check_radiometry",
     "dark_pixels",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,6 +26,8 @@ CloudMask = Literal["auto", "quality", "heuristic", "omnicloudmask", "none"]
 
 HEURISTIC, OMNICLOUDMASK, NO_MASK = "heuristic", "omnicloudmask", "none"
 """What `mask_source` says where it is not the name of a quality layer."""
+_AT_ONCE = 1 << 18
+"""Numbers worked on at once: what fits into a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,21 @@ class TilePixels:
     """What the masks come from: the quality layer's name, `heuristic`, `omnicloudmask`, or `none`."""
 
 
+class TileMemory(threading.local):
+    """Room for pixels that each thread uses again for its next tile: new memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        """Empty; grows to the largest tile that a thread has read."""
+        self._room = np.empty(0, dtype=np.float32)
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array of a shape. What this thread took before is overwritten."""
+        n = math.prod(shape)
+        if self._room.size < n:
+            self._room = np.empty(n, dtype=np.float32)
+        return self._room[:n].reshape(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class _MaskPlan:
     """Where a scene's masks come from, and which names have to be read for that beside the bands asked for."""
@@ -62,6 +81,7 @@ def read_tile(
     sensor: Sensor | None = None,
     cloud_mask: CloudMask = "auto",
     units: str | None = None,
+    memory: TileMemory | None = None,
 ) -> TilePixels:
     """Read one scene on a geobox.
 
@@ -77,6 +97,7 @@ def read_tile(
         cloud_mask: What the masks are made of. The heuristic and OmniCloudMask read more bands where `bands` does not
             hold all that they need; they decide from this tile's pixels alone.
         units: Of the pixels given; by default the sensor's. `dB` of a sensor in `linear` power is 10 log10.
+        memory: Where to put the pixels; they hold until this thread reads its next tile with it. None: to keep.
 
     Raises:
         ImageryError: If an asset cannot be read; names item, asset and address without its signature. Also if
@@ -90,14 +111,19 @@ def read_tile(
     sensor = sensor or get_sensor(items[0].sensor)
     plan = _plan(items, sensor, cloud_mask)
     names = list(dict.fromkeys((*bands, *plan.names)))
-    stack = read_bands(items, geobox, names, sensor)
+    room = None if memory is None else memory.take((len(names), *geobox.shape))
+    stack = read_bands(items, geobox, names, sensor, out=room)
     quality = sensor.quality
     is_quality = quality is not None and plan.source == quality.name
     physical = stack[: len(names) - is_quality]
-    _scale(physical, items, names[: len(physical)])
     pixels = physical[: len(bands)]
-    pixels = to_units(pixels, sensor, units)
-    observed = _finite(pixels)
+    scales, offsets = scaling(items, names[: len(physical)])
+    observed = np.empty(pixels.shape[1:], dtype=np.bool_)
+    step = max(1, _AT_ONCE // (len(physical) * pixels.shape[2]))
+    for first in range(0, len(observed), step):
+        rows = slice(first, first + step)
+        _scale(physical[:, rows], scales, offsets)
+        observed[rows] = _finite(to_units(pixels[:, rows], sensor, units))
     if quality is not None and is_quality:
         masks = quality_masks(stack[-1], quality)
     else:
@@ -143,9 +169,9 @@ def _plan(items: Sequence[ItemRecord], sensor: Sensor, cloud_mask: CloudMask) ->
     )
 
 
-def _scale(digital: NDArray[np.float32], items: Sequence[ItemRecord], names: Sequence[str]) -> None:
+def _scale(digital: NDArray[np.float32], scales: NDArray[np.float32], offsets: NDArray[np.float32]) -> None:
     """Digital numbers to physical units, in place, in no more passes than there is something to do."""
-    for values, scale, offset in zip(digital, *scaling(items, names), strict=True):
+    for values, scale, offset in zip(digital, scales, offsets, strict=True):
         if scale != 1:
             values *= scale
         if offset != 0:
