@@ -9,22 +9,29 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _SERVER = """
 import sys, logging
 from werkzeug.serving import make_server
 from moto.server import DomainDispatcherApplication, create_backend_app
 logging.getLogger("werkzeug").disabled = True
-server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+serve = DomainDispatcherApplication(create_backend_app)
+def logged(environ, start):
+    with open(sys.argv[1], "a") as log:
+        log.write(f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}\\n")
+    return serve(environ, start)
+app = logged if sys.argv[1:] else serve
+server = make_server("127.0.0.1", 0, app, threaded=True)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
 
 
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
-    """The environment with which it is reached."""
-    command = [sys.executable, "-W", "ignore", "-c", _SERVER]
+def s3_server(log: Path | None = None) -> Iterator[dict[str, str]]:
+    """The environment with which it is reached. Each request is a line of `log`: method and address."""
+    command = [sys.executable, "-W", "ignore", "-c", _SERVER, *([str(log)] if log is not None else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None

@@ -14,6 +14,7 @@ from geoelle.aoi import aoi_geometry, read_aoi
 from geoelle.grid import GridExtent, ZoneChips, zone_chips
 from geoelle.store.embeddings import prepare, stored_digests, write_job
 from geoelle.store.layout import Variable, extent_of, grid_attrs, write_store
+from geoelle.store.location import StorePath
 from geoelle.store.zones import create_zones
 
 NAN = float("nan")
@@ -55,7 +56,7 @@ def write_difficulties(path: Path, values: Mapping[str, np.ndarray], days: Mappi
     return path
 
 
-def cut_in_two(flat: Path, out: Path) -> dict[str, GridExtent]:
+def cut_in_two(flat: StorePath, out: StorePath) -> dict[str, GridExtent]:
     """An embedding store's western and eastern tiles as the two groups of a store of several zones."""
     ds = geoelle.open_store(flat, "embeddings")
     whole, digests = extent_of(ds.attrs), stored_digests(flat)
