@@ -20,6 +20,7 @@ import shapely
 import xarray as xr
 from shapely.geometry.base import BaseGeometry
 
+from geoelle.antimeridian import turned
 from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import group_scenes, read_items, records_from_frame
 from geoelle.catalog.footprints import footprint_of
@@ -210,7 +211,8 @@ def _in_zone(scenes: Sequence[Scene], zone: ZoneChips, area: BaseGeometry) -> li
     """The scenes with the items that reach a zone's part of the area."""
     west = -180 + 6 * (zone.extent.grid.epsg % 100 - 1)
     south, north = (0, 90) if zone.extent.grid.epsg < 32700 else (-90, 0)
-    part = area.intersection(shapely.box(west, south, west + 6, north)).buffer(_ZONE_MARGIN_DEG)
+    near = area.intersection(shapely.box(west, south, west + 6, north)).buffer(_ZONE_MARGIN_DEG)
+    part = shapely.union_all([turned(near, turns) for turns in (-1, 0, 1)])  # what reaches beyond 180 is there too
     reached = (replace(s, items=tuple(i for i in s.items if footprint_of(i).intersects(part))) for s in scenes)
     return [scene for scene in reached if scene.items]
 
@@ -277,11 +279,9 @@ def _do(
     run: _Run, planners: Sequence[JobPlanner], workers: int, scheduler: str | None, progress: Progress
 ) -> EmbedSummary:
     counts = [planner.count() for planner in planners]
-    n_jobs, n_due = (sum(c[i] for c in counts) for i in (0, 1))
+    n_jobs, n_due, n_kept = (sum(c[i] for c in counts) for i in range(3))
     sources = {mask_source([record], run.sensor, run.options.cloud_mask) for record in run.records}
-    total = EmbedSummary(
-        str(run.store), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources))
-    )
+    total = EmbedSummary(str(run.store), n_jobs, n_kept, 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources)))
     if not n_due:
         return total
     jobs = chain.from_iterable(planner.due() for planner in planners)

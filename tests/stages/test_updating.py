@@ -184,7 +184,7 @@ def test_a_late_granule_of_a_day_redoes_the_tiles_that_it_reaches(growing: Growi
     growing.search()
     growing.embed()
     late = growing.reprocess(growing.ids[0], "LATE_GRANULE", shift=7, **{
-        "s2:mgrs_tile": "31UFP", "grid:code": "MGRS-31UFP", "datetime": "2021-06-10T10:50:00Z"})  # fmt: skip
+        "s2:mgrs_tile": "31UFP", "grid:code": "MGRS-31UFP", "datetime": "2021-06-10T10:59:00Z"})  # fmt: skip
     growing.list_items(*growing.ids[:2], late)
     found = growing.update()
     assert found.late == (late,)
