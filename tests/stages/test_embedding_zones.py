@@ -26,7 +26,7 @@ from geoelle.searching import search
 from geoelle.store.zones import open_zones
 
 DAYS = ("2020-06-10", "2020-07-10", "2020-08-10", "2020-09-10", "2021-06-10", "2021-07-10")
-OPTIONS: dict[str, Any] = {"chip_size_m": 320, "stride_m": 320, "tile_chips": 4}
+OPTIONS: dict[str, Any] = {"chip_size_m": 320, "stride_m": 320, "tile_chips": 2}
 YEARS = {"start": "2020-01-01", "end": "2021-12-31"}
 
 
@@ -68,7 +68,7 @@ def across(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_every_chip_is_there_once_in_the_group_of_its_zone(across: Across) -> None:
     zones = open_zones(across.store, "embeddings")
     area = aoi_geometry(read_aoi(across.border.area))
-    expected = {zone.name: zone for zone in zone_chips(area, 320, 320, 4)}
+    expected = {zone.name: zone for zone in zone_chips(area, 320, 320, 2)}
     assert set(zones) == set(expected) == {str(side.epsg) for side in across.border.sides}
     for name, ds in zones.items():
         asked = (ds["status"].values != schema.OUTSIDE_AOI) & (ds["status"].values != schema.NOT_DONE)
@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_resumes_and_an_unchanged_one_does_nothing(across
     path = tmp_path / "e.zarr"
 
     def stop(done: int, total: int) -> None:
-        if done == total // 2:
+        if done == total // 4:
             raise RuntimeError("stopped by the test")
 
     with pytest.raises(RuntimeError, match="stopped by the test"):
@@ -148,7 +148,7 @@ def test_the_whole_chain_through_the_command_line(place: str, tmp_path: Path) ->
     document = {
         "name": "border", "aoi": list(border.area), "out": "out",
         "search": {"catalog": "scenes/catalog.json", **YEARS},
-        "embed": {**OPTIONS, "stride_m": 160},
+        "embed": {"chip_size_m": 320, "stride_m": 160, "tile_chips": 8},
         "calibrate": {"n": 60, "masks": 2, "block_size_m": 640, "allow_few": True},
         "delta": {"alert_z": 1.5},
     }  # fmt: skip
