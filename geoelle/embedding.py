@@ -36,6 +36,7 @@ from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Sc
 from geoelle.running import Progress, Steps, cluster, encoder_threads, no_progress, run_jobs
 from geoelle.schema import EMBEDDING_DTYPES, check_items
 from geoelle.sensors import Sensor, get_sensor
+from geoelle.store.attributes import check_attributes
 from geoelle.store.embeddings import prepare, stored_digests
 from geoelle.store.layout import grid_attrs, is_stored, open_group, run_log
 from geoelle.store.location import Location
@@ -194,7 +195,7 @@ def _prepare(run: _Run, zones: Sequence[ZoneChips], hold: Hold) -> list[JobPlann
 
 
 def _prepare_zone(run: _Run, zone: ZoneChips, place: Location, scenes: Sequence[Scene], hold: Hold) -> JobPlanner:
-    known: dict[str, Any] = dict(open_group(place).attrs) if is_stored(place) else {}
+    known: dict[str, Any] = _said(place) if is_stored(place) else {}
     attrs = _attrs(run, zone, scenes, known)
     index = prepare(
         place, zone.extent, [s.day for s in scenes], n_features=run.card.n_features, units=run.card.units,
@@ -256,9 +257,17 @@ def _known_radiometry(store: Location) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for place in zone_paths(store).values():
         if is_stored(place):
-            attrs: dict[str, Any] = dict(open_group(place).attrs)
-            found |= attrs.get("geoelle:radiometry", {})
+            found |= _said(place).get("geoelle:radiometry", {})
     return found
+
+
+def _said(place: Location) -> dict[str, Any]:
+    """Attributes of a store that is there; of another kind of store, none."""
+    attrs: dict[str, Any] = dict(open_group(place).attrs)
+    if attrs.get("geoelle:kind") != "embeddings":
+        return {}  # for `prepare` to refuse
+    check_attributes(attrs, place)
+    return attrs
 
 
 def _provenance(item: ItemRecord, sensor: Sensor) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typer.main import get_command
 from geoelle.cli.app import app
 
 VERBS = (
-    "demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders", "update", "inspect", "export",
+    "demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders", "update", "inspect",
+    "export",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,14 +237,23 @@ def test_without_an_end_it_looks_until_today(growing: Growing) -> None:
     assert read_items(growing.items)[1]["end"] > "2025"
 
 
+def test_a_relative_catalog_is_found_from_elsewhere(
+    growing: Growing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(growing.root)
+    search(growing.aoi, catalog="catalog.json", start="2021-01-01", end=END, out=growing.items)
+    growing.embed()
+    growing.list_items(*growing.ids)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert growing.update().new == (growing.ids[3],)
+
+
 def test_a_store_that_is_held_is_done_by_the_next_update(growing: Growing, tmp_path: Path) -> None:
     growing.search()
     growing.embed()
     growing.list_items(*growing.ids)
     before = tree(growing.store)
-
-    import threading
-
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -280,9 +290,7 @@ def test_what_it_cannot_go_by_is_said(growing: Growing, tmp_path: Path) -> None:
         update(growing.store, items=tmp_path / "nothing.parquet")
 
 
-def test_an_api_that_goes_away_changes_nothing_and_one_that_grows_is_followed(
-    growing: Growing, tmp_path: Path
-) -> None:
+def test_an_api_that_goes_away_changes_nothing_and_one_that_grows_is_followed(growing: Growing, tmp_path: Path) -> None:
     def served(*ids: str) -> list[dict[str, Any]]:
         items = []
         for item_id in ids:
