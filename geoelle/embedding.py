@@ -20,6 +20,7 @@ import shapely
 import xarray as xr
 from shapely.geometry.base import BaseGeometry
 
+from geoelle.antimeridian import turned
 from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import group_scenes, read_items, records_from_frame
 from geoelle.catalog.footprints import footprint_of
@@ -35,6 +36,7 @@ from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Sc
 from geoelle.running import Progress, Steps, cluster, encoder_threads, no_progress, run_jobs
 from geoelle.schema import EMBEDDING_DTYPES, check_items
 from geoelle.sensors import Sensor, get_sensor
+from geoelle.store.attributes import check_attributes
 from geoelle.store.embeddings import prepare, stored_digests
 from geoelle.store.layout import grid_attrs, is_stored, open_group, run_log
 from geoelle.store.location import Location
@@ -193,7 +195,7 @@ def _prepare(run: _Run, zones: Sequence[ZoneChips], hold: Hold) -> list[JobPlann
 
 
 def _prepare_zone(run: _Run, zone: ZoneChips, place: Location, scenes: Sequence[Scene], hold: Hold) -> JobPlanner:
-    known: dict[str, Any] = dict(open_group(place).attrs) if is_stored(place) else {}
+    known: dict[str, Any] = _said(place) if is_stored(place) else {}
     attrs = _attrs(run, zone, scenes, known)
     index = prepare(
         place, zone.extent, [s.day for s in scenes], n_features=run.card.n_features, units=run.card.units,
@@ -210,7 +212,8 @@ def _in_zone(scenes: Sequence[Scene], zone: ZoneChips, area: BaseGeometry) -> li
     """The scenes with the items that reach a zone's part of the area."""
     west = -180 + 6 * (zone.extent.grid.epsg % 100 - 1)
     south, north = (0, 90) if zone.extent.grid.epsg < 32700 else (-90, 0)
-    part = area.intersection(shapely.box(west, south, west + 6, north)).buffer(_ZONE_MARGIN_DEG)
+    near = area.intersection(shapely.box(west, south, west + 6, north)).buffer(_ZONE_MARGIN_DEG)
+    part = shapely.union_all([turned(near, turns) for turns in (-1, 0, 1)])  # what reaches beyond 180 is there too
     reached = (replace(s, items=tuple(i for i in s.items if footprint_of(i).intersects(part))) for s in scenes)
     return [scene for scene in reached if scene.items]
 
@@ -254,9 +257,17 @@ def _known_radiometry(store: Location) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for place in zone_paths(store).values():
         if is_stored(place):
-            attrs: dict[str, Any] = dict(open_group(place).attrs)
-            found |= attrs.get("geoelle:radiometry", {})
+            found |= _said(place).get("geoelle:radiometry", {})
     return found
+
+
+def _said(place: Location) -> dict[str, Any]:
+    """Attributes of a store that is there; of another kind of store, none."""
+    attrs: dict[str, Any] = dict(open_group(place).attrs)
+    if attrs.get("geoelle:kind") != "embeddings":
+        return {}  # for `prepare` to refuse
+    check_attributes(attrs, place)
+    return attrs
 
 
 def _provenance(item: ItemRecord, sensor: Sensor) -> dict[str, Any]:
@@ -277,11 +288,9 @@ def _do(
     run: _Run, planners: Sequence[JobPlanner], workers: int, scheduler: str | None, progress: Progress
 ) -> EmbedSummary:
     counts = [planner.count() for planner in planners]
-    n_jobs, n_due = (sum(c[i] for c in counts) for i in (0, 1))
+    n_jobs, n_due, n_kept = (sum(c[i] for c in counts) for i in range(3))
     sources = {mask_source([record], run.sensor, run.options.cloud_mask) for record in run.records}
-    total = EmbedSummary(
-        str(run.store), n_jobs, max(n_jobs - n_due, 0), 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources))
-    )
+    total = EmbedSummary(str(run.store), n_jobs, n_kept, 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources)))
     if not n_due:
         return total
     jobs = chain.from_iterable(planner.due() for planner in planners)

@@ -21,13 +21,13 @@ from geoelle import schema
 from geoelle.catalog.footprints import footprint_of
 from geoelle.chips import TileChips, cut_chips
 from geoelle.encoders import Encoder, get_card, load_encoder
-from geoelle.errors import GeoelleError
+from geoelle.errors import GeoelleError, StoreError
 from geoelle.grid import GridExtent, Tile, ZoneChips
 from geoelle.imagery import CloudMask, TileMemory, read_tile, without_signature
 from geoelle.provenance import digest
 from geoelle.records import EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.sensors import Sensor
-from geoelle.store.embeddings import write_job
+from geoelle.store.embeddings import status_of, write_job
 from geoelle.store.location import Location
 from geoelle.store.locking import Hold
 
@@ -103,17 +103,29 @@ class JobPlanner:
         """Jobs that are not done, or were made of something else; dates in order, tiles from the north-west."""
         return (job for job in self._jobs() if self._is_due(job))
 
-    def count(self) -> tuple[int, int]:
-        """How many jobs items and area ask for, and how many of them are due."""
-        n_jobs = n_due = 0
+    def count(self) -> tuple[int, int, int]:
+        """How many jobs items and area ask for, how many are due, and how many of those asked for are done already.
+
+        Jobs that undo what items gave which are there no more are due without being asked for.
+        """
+        n_jobs = n_due = n_kept = 0
         for job in self._jobs():
-            n_jobs += bool(job.scene.items)
-            n_due += self._is_due(job)
-        return n_jobs, n_due
+            is_due, is_asked = self._is_due(job), bool(job.scene.items)
+            n_jobs += is_asked
+            n_due += is_due
+            n_kept += is_asked and not is_due
+        return n_jobs, n_due, n_kept
 
     def _is_due(self, job: EmbedJob) -> bool:
         there: bytes = self.stored[job.time_index, *job.tile_index].tobytes()
-        return there.hex() != job.digest
+        return not job.scene.items or there.hex() != job.digest
+
+    def _failed(self, time_index: int) -> NDArray[np.bool_]:
+        """Chips that failed on a date, (y, x); all, where that cannot be read, so that it is written anew."""
+        try:
+            return np.asarray(status_of(self.store, time_index) == schema.FAILED)
+        except StoreError:
+            return np.ones(self.zone.wanted.shape, dtype=np.bool_)
 
     def _jobs(self) -> Iterator[EmbedJob]:
         common = digest(dict(self.identity))
@@ -121,10 +133,13 @@ class JobPlanner:
         for scene in self.scenes:
             reach = reaching(scene)
             t = self.time_index[scene.day]
+            failed: NDArray[np.bool_] | None = None
             for tile, index, mask, outline in tiles:
                 items = reach(outline)
                 if not items and not self.stored[t, *index].any():
-                    continue  # no imagery, and none before: there is nothing to do
+                    failed = self._failed(t) if failed is None else failed
+                    if not failed[tile.y, tile.x].any():
+                        continue  # no imagery, and none before: there is nothing to do
                 made_of = digest({
                     "common": common, "items": [item_identity(i) for i in items], "tile": tile.name,
                     "wanted": np.packbits(mask).tobytes().hex(),

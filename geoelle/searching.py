@@ -89,9 +89,9 @@ def search(
     items, counts = find_items(filters, catalog=catalog, sensor=known, collections=collections, fallback=fallback)
     if out is not None:
         asked = {
-            "catalog": unsigned(str(catalog)),
+            "catalog": _to_find_again(catalog),
             "collections": list(collections),
-            "fallback": None if fallback is None else unsigned(str(fallback)),
+            "fallback": None if fallback is None else _to_find_again(fallback),
             "start": str(start),
             "end": str(end),
         }
@@ -99,6 +99,12 @@ def search(
     frame = items_frame(items)
     frame.attrs["geoelle:filters"] = counts.sentence()
     return frame
+
+
+def _to_find_again(catalog: str | Path) -> str:
+    """An address without a signature, and a path that `update` finds from wherever it is started."""
+    path = Path(catalog)
+    return path.absolute().as_posix() if path.exists() else unsigned(str(catalog))
 
 
 def _query(filters: Filters, sensor: Sensor, counts: FilterCounts) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+from shapely.errors import ShapelyError
+from shapely.geometry import shape
 
 from geoelle.catalog import read_items, records_from_frame, write_items
 from geoelle.catalog.dedupe import latest, overpass
@@ -104,7 +106,9 @@ def _made_of(store: str | Path) -> dict[str, Any]:
 
 
 def _check_query(query: Any, items: str | Path) -> None:
-    lacking = [name for name in ("aoi", "catalog", "start") if not isinstance(query, Mapping) or name not in query]
+    asked = query if isinstance(query, Mapping) else {}
+    kinds = {"aoi": Mapping, "catalog": str, "start": str}
+    lacking = [name for name, kind in kinds.items() if not isinstance(asked.get(name), kind)]
     if lacking:
         raise CatalogError(
             f"{items} does not say what was searched for (no {', '.join(lacking)}). Make it with `geoelle search`."
@@ -112,12 +116,14 @@ def _check_query(query: Any, items: str | Path) -> None:
 
 
 def _search_again(query: Mapping[str, Any], catalog: str | Path | None, end: str) -> list[ItemRecord]:
-    from shapely.geometry import shape
-
+    try:
+        aoi = shape(query["aoi"])
+    except (ShapelyError, LookupError, TypeError, ValueError, AttributeError):
+        raise CatalogError("The items file holds an AOI that is no geometry. Make it with `geoelle search`.") from None
     where = query["catalog"] if catalog is None else catalog
     options = {name: query[name] for name in _SEARCHED if query.get(name) is not None}
     try:
-        frame = search(shape(query["aoi"]), catalog=where, start=query["start"], end=end, **options)
+        frame = search(aoi, catalog=where, start=query["start"], end=end, **options)
     except NoItemsError as error:
         raise CatalogError(f"{error} The store holds items from there, so nothing was changed.") from None
     return records_from_frame(frame)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -277,7 +282,8 @@ def main() -> None:
     """Entry point of the `geoelle` command: our errors are one sentence and exit code 1."""
     quiet_rasterio()
     try:
-        app()
+        with _quiet_interrupt():
+            app()
     except GeoelleError as error:
         show.error(error)
         sys.exit(1)
@@ -288,3 +294,23 @@ def main() -> None:
         if stop.code == _INTERRUPTED:  # typer takes the KeyboardInterrupt itself
             show.note("Interrupted. The same command takes up where this one stopped.")
         raise
+
+
+@contextmanager
+def _quiet_interrupt() -> Iterator[None]:
+    """On Ctrl-C, keep the cluster that is taken down from telling about each task that it gives up."""
+
+    def interrupted(number: int, frame: object) -> None:
+        logging.disable(logging.CRITICAL)
+        sys.unraisablehook = lambda _: None  # of Dask's atexit, whose workers are gone
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # who ignores it means to
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -66,7 +66,7 @@ def stages(quiet: bool) -> Iterator[StageReporter]:
 
 def embed_summary(summary: EmbedSummary) -> None:
     """What `embed` did, skipped and failed at."""
-    if summary.n_unchanged == summary.n_jobs:
+    if not (summary.n_done or summary.n_failed):
         line(f"Embeddings: nothing to do, all {summary.n_jobs} jobs are in {summary.store} already.")
         return
     line(

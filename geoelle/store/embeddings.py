@@ -198,6 +198,18 @@ def stored_digests(path: StorePath) -> NDArray[np.uint8]:
         ) from None
 
 
+def status_of(path: StorePath, time_index: int) -> NDArray[np.uint8]:
+    """What became of each chip on one date, (y, x).
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    try:
+        return np.asarray(_array(open_group(path), "status")[time_index])
+    except (OSError, ValueError, RuntimeError, BaseError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(f"{path} has a damaged status ({said(error)}).") from None
+
+
 def write_job(
     path: StorePath,
     time_index: int,
@@ -279,4 +291,4 @@ def common_attrs(extent: GridExtent, encoder: Mapping[str, Any], aoi: Mapping[st
     return {"geoelle:grid": grid_attrs(extent), "geoelle:encoder": dict(encoder), "geoelle:aoi": dict(aoi)}
 
 
-__all__ = ("common_attrs", "embedding_variables", "prepare", "stored_digests", "write_job")
+__all__ = ("common_attrs", "embedding_variables", "prepare", "status_of", "stored_digests", "write_job")

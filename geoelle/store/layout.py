@@ -33,6 +33,7 @@ from geoelle.errors import NotFoundError, StoreError
 from geoelle.grid import ChipGrid, GridExtent
 from geoelle.schema import check_delta, check_difficulty, check_embeddings
 from geoelle.store.atomic import replacing
+from geoelle.store.attributes import check_attributes
 from geoelle.store.location import Location, StorePath, reporting, said
 from geoelle.store.locking import store_lock
 
@@ -275,6 +276,7 @@ def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) 
             f"{path} cannot be opened ({said(error)}). If a run was killed while it added dates, run it again; "
             "otherwise make the store again."
         ) from None
+    check_attributes(ds.attrs, path)
     _CHECKS[found](ds)
     if load:
         for name in ds.data_vars:
@@ -345,7 +347,7 @@ def extent_of(attrs: Mapping[str, Any]) -> GridExtent:
             range(*map(int, g["tile_rows"])),
             range(*map(int, g["tile_columns"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"The store's attribute geoelle:grid is not a grid ({error}). Make the store again.") from None
 
 

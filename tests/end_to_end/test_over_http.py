@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,3 +206,39 @@ def test_a_catalog_that_goes_away_leaves_the_items_as_they_were(
     assert address.removeprefix("http://") in done.stderr
     assert (tmp_path / "items.parquet").read_bytes() == before
     assert len(read_items(tmp_path / "items.parquet")[0]) == len(DATES)
+
+
+# --- interrupted
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_an_interrupted_run_says_so_and_nothing_else(
+    workers: int, served: Simulation, local: Path, files: FileServer, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches every process of the terminal's group."""
+    quickly(served, files, tmp_path)
+    files.slow_s = 1.0
+    files.switch("slow", after=9)
+    command = [
+        sys.executable, "-m", "geoelle", "embed", str(tmp_path / "items.parquet"), "--aoi", str(served.aoi), "--out",
+        str(tmp_path / "e.zarr"), "--workers", str(workers), *OPTIONS,
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        try:
+            for _ in range(600):
+                if len(files.served) > 15 or run.poll() is not None:
+                    break
+                time.sleep(0.1)
+            os.killpg(run.pid, signal.SIGINT)
+            said, noise = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 130
+    assert noise.strip() == "Interrupted. The same command takes up where this one stopped."
+    assert said == ""
+    files.mend()
+    code, said = take(served, tmp_path)
+    assert code == 0, said
+    assert chunks(tmp_path / "e.zarr") == chunks(local)
