@@ -82,6 +82,16 @@ def test_months_orbits_and_platforms_are_counted_apart(tmp_path: Path) -> None:
         find(catalog, months=(1,), relative_orbits=(8, 9))
 
 
+def test_numbers_may_be_numpys_and_a_bbox_a_list(tmp_path: Path) -> None:
+    item = stac_item("a", "2022-06-04T10:36:21Z", AREA, **{"sat:relative_orbit": 8})
+    frame = find(
+        catalog_of(tmp_path / "c", [item]), aoi=list(AREA), months=np.array([6]), relative_orbits=np.array([8]),
+        out=tmp_path / "i.parquet",
+    )  # fmt: skip
+    assert list(frame["id"]) == ["a"]
+    assert read_items(tmp_path / "i.parquet")[1]["months"] == [6]
+
+
 def test_months_are_those_of_the_solar_day(tmp_path: Path) -> None:
     east = stac_item("east", "2022-05-31T23:30:00Z", (150.0, -30.0, 151.0, -29.0))
     catalog = catalog_of(tmp_path, [east])
