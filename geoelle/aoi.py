@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from geoelle.errors import AOIError
 from geoelle.geopackage import is_geopackage, read_geopackage
 from geoelle.schema import check_aoi
 
-type AOILike = str | Path | gpd.GeoDataFrame | BaseGeometry | tuple[float, float, float, float]
+type AOILike = str | Path | gpd.GeoDataFrame | BaseGeometry | tuple[float, float, float, float] | list[float]
 """A GeoJSON or GeoPackage file, the name of a place as in `list_places`, a GeoDataFrame, a geometry in EPSG:4326, or
 (west, south, east, north) in degrees, west > east for a box across the antimeridian."""
 
@@ -46,7 +47,7 @@ def read_aoi(aoi: AOILike) -> gpd.GeoDataFrame:
         frame = _from_frame(aoi, "AOI")
     elif isinstance(aoi, BaseGeometry):
         frame = _frame([aoi], [{}], "AOI")
-    elif isinstance(aoi, tuple):
+    elif isinstance(aoi, tuple | list):
         frame = _frame([_box(aoi)], [{}], "AOI")
     else:
         frame = _from_name(aoi)
@@ -70,7 +71,7 @@ def _places_folder() -> Path:
     return installed if installed.is_dir() else here.parent / "aoi"  # beside the package in a checkout
 
 
-def _box(bbox: tuple[float, float, float, float]) -> BaseGeometry:
+def _box(bbox: Sequence[float]) -> BaseGeometry:
     try:
         west, south, east, north = (float(number) for number in bbox)
     except (TypeError, ValueError):

@@ -28,7 +28,7 @@ from geoelle.chips import MAX_INVALID_FRACTION
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
 from geoelle.grid import GridExtent, ZoneChips, zone_chips
-from geoelle.imagery import CloudMask, mask_source
+from geoelle.imagery import CloudMask, mask_source, scaling
 from geoelle.jobs import ChipOptions, EmbedJob, JobPlanner, day_label, encode, jobs_per_day, read, work
 from geoelle.provenance import digest, software
 from geoelle.radiometry import radiometry_of
@@ -120,6 +120,8 @@ def embed(
     run = _Run(Location.of(out), near, area_frame, card, sensor, options, dtype, encoder_threads(workers))
     for record in near:
         mask_source([record], sensor, cloud_mask)  # what a mask lacks is said before anything is written
+    for scene in group_scenes(near):
+        scaling(scene.items, card.bands)  # and so is which items mix their states
     with store_lock(run.store, "embed") as hold:
         run = replace(run, radiometry=radiometry_of(near, sensor, _known_radiometry(run.store)))
         planners = _prepare(run, zones, hold)

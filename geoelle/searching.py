@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 
 from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import FilterCounts, Filters, find_items, items_frame, write_items
@@ -80,8 +81,8 @@ def search(
         start=as_day(start),
         end=as_day(end),
         max_cloud_percent=max_cloud_percent,
-        months=tuple(months),
-        relative_orbits=tuple(relative_orbits),
+        months=_plain(months),
+        relative_orbits=_plain(relative_orbits),
         platforms=tuple(platforms),
         min_aoi_coverage_fraction=min_aoi_coverage_fraction,
         exclude=tuple(exclude),
@@ -105,6 +106,11 @@ def _to_find_again(catalog: str | Path) -> str:
     """An address without a signature, and a path that `update` finds from wherever it is started."""
     path = Path(catalog)
     return path.absolute().as_posix() if path.exists() else unsigned(str(catalog))
+
+
+def _plain(numbers: Sequence[Any]) -> tuple[Any, ...]:
+    """Whole numbers of NumPy's as Python's; what is none stays, for `Filters` to refuse."""
+    return tuple(n.item() if isinstance(n, np.integer) else n for n in numbers)
 
 
 def _query(filters: Filters, sensor: Sensor, counts: FilterCounts) -> dict[str, Any]:

@@ -151,5 +151,8 @@ def _any_of(names: Sequence[str], values: Sequence[int | str]) -> Cql2:
 
 
 def _spellings(platforms: Sequence[str]) -> list[str]:
-    """As providers write one platform: Sentinel-2A, sentinel-2a, SENTINEL-2A."""
-    return sorted({spelt for p in platforms for spelt in (p, p.lower(), p.upper(), p.title())})
+    """As providers write one platform: Sentinel-2A, sentinel-2a, SENTINEL-2A; LANDSAT_8 where it has an underscore."""
+    joined = {
+        q for p in platforms for q in (p, p.replace("_", "-"), *((p.replace("-", "_"),) * ("landsat" in p.lower())))
+    }
+    return sorted({spelt for p in joined for spelt in (p, p.lower(), p.upper(), p.title())})

@@ -23,6 +23,12 @@ GROUND_OF_ITS_OWN = 0.05
 type Rank = tuple[tuple[int, ...], int, str, str]
 
 _BASELINE_OF_DATATAKE = re.compile(r"_N\d\d\.\d\d$")
+_UNTILED_PRODUCT = re.compile(
+    # Of Sentinel-1 a slice of a datatake, without what tells its processings apart; of Landsat path, row and date.
+    r"^(S1[A-D]_[A-Z0-9]{2}_[A-Z0-9]{4}_[A-Z0-9]{4}_\d{8}T\d{6}_\d{8}T\d{6}_\d{6}_[0-9A-F]{6})(?=_|$)"
+    r"|^(L[COTEM]0\d_L\d[A-Z]{2}_\d{6}_\d{8})(?=_)"
+)
+"""Names of products that lie on no tiles of MGRS; level 2 of Landsat is one product, whatever its category."""
 _UNPROCESSED = np.iinfo(np.int64).min
 
 
@@ -43,10 +49,14 @@ def better(a: ItemRecord, b: ItemRecord) -> ItemRecord:
 
 
 def overpass(item: ItemRecord) -> tuple[str, ...] | None:
-    """What all products of one overpass over one tile share; None where the item does not say its tile."""
-    if item.mgrs_tile is None:
-        return None
+    """What all products of one overpass over one tile share; None where the item does not say its tile.
+
+    Sentinel-1 and Landsat have no such tiles: there it is the slice, or path, row and date, in the product's name.
+    """
     platform = (item.platform or "").casefold()
+    if item.mgrs_tile is None:
+        product = _UNTILED_PRODUCT.match(item.id)
+        return (platform, product.group()) if product else None
     if item.datatake is not None and item.time_kind == "instant":
         # The id of a Sentinel-2 datatake ends with the baseline that it was processed with.
         return platform, _BASELINE_OF_DATATAKE.sub("", item.datatake), item.mgrs_tile

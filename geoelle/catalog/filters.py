@@ -41,7 +41,7 @@ class Filters:
     relative_orbits: tuple[int, ...] = ()
     """Empty means all; otherwise items that do not say theirs are left out."""
     platforms: tuple[str, ...] = ()
-    """As `sentinel-2a`, in upper or lower case; as for orbits."""
+    """As `sentinel-2a`, in upper or lower case, with - or _; as for orbits."""
     min_aoi_coverage_fraction: float = 0.0
     """Solar days whose items together cover less of the AOI are left out."""
     exclude: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class Sieve:
         self._provider = provider
         self._remote = remote
         self._months = frozenset(filters.months)
-        self._platforms = frozenset(p.casefold() for p in filters.platforms)
+        self._platforms = frozenset(_platform(p) for p in filters.platforms)
         self._exclude = frozenset(filters.exclude)
         self._found: dict[tuple[str, str], ItemRecord] = {}
         self._seen_collections: set[str] = set()
@@ -224,6 +224,11 @@ class Sieve:
             return "too_cloudy"
         if wanted.relative_orbits and item.relative_orbit not in wanted.relative_orbits:
             return "without_relative_orbit" if item.relative_orbit is None else "other_relative_orbit"
-        if self._platforms and (item.platform or "").casefold() not in self._platforms:
+        if self._platforms and _platform(item.platform or "") not in self._platforms:
             return "without_platform" if item.platform is None else "other_platform"
         return None
+
+
+def _platform(name: str) -> str:
+    """One spelling of a platform: USGS writes LANDSAT_8, others landsat-8."""
+    return name.casefold().replace("_", "-")

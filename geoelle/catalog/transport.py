@@ -16,7 +16,9 @@ from urllib3.exceptions import DecodeError, ProtocolError, ReadTimeoutError
 
 from geoelle.errors import CatalogError, GeoelleError
 
-_BUSY = (429, 500, 502, 503, 504)
+_BUSY = (408, 429, 500, 502, 503, 504)
+_SHUT = (401, 403)
+"""To who asks, whatever is asked: a key that ran out, a gateway that blocks. Another endpoint may be open."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -46,7 +48,7 @@ PATIENCE = Patience()
 
 
 class UnansweredError(CatalogError):
-    """An endpoint that does not answer: no connection, time-outs, or busy after every retry."""
+    """An endpoint that does not answer: no connection, time-outs, busy after every retry, or it lets nobody in."""
 
     def __init__(self, address: str, why: str) -> None:
         self.address, self.why = unsigned(address), why
@@ -116,10 +118,12 @@ class PatientIO(StacApiIO):  # type: ignore[misc]
         """The text of an answer.
 
         Raises:
-            UnansweredError: If there is none after all tries.
+            UnansweredError: If there is none after all tries, or the server lets nobody in.
             APIError: If the server refuses.
         """
         response, body = self.fetch(href, method or "GET", headers, parameters)
+        if response.status_code in _SHUT:
+            raise UnansweredError(self.address, f"HTTP {response.status_code} {_said(body)}".strip())
         if not 200 <= response.status_code < 300:
             error = APIError(f"HTTP {response.status_code} {response.reason or ''} {_said(body)}".strip())
             error.status_code = response.status_code

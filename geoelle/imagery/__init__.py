@@ -2,6 +2,7 @@
 
 from geoelle.imagery.access import AccessPolicy
 from geoelle.imagery.darkpixels import DarkPixels, check_radiometry, dark_pixels
+from geoelle.imagery.radiometry import scaling
 from geoelle.imagery.redaction import without_signature
 from geoelle.imagery.tile import CloudMask, TileMemory, TilePixels, mask_source, read_tile
 
@@ -15,5 +16,6 @@ __all__ = (
     "dark_pixels",
     "mask_source",
     "read_tile",
+    "scaling",
     "without_signature",
 )

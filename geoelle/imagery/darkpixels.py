@@ -25,7 +25,8 @@ from geoelle.sensors import Sensor
 
 OFFSET_DN = 1000
 """What baseline 04.00 and later add to every digital number (ESA, Sentinel-2 Products Specification Document, 14.9)."""
-_TESTED_SENSOR = "sentinel-2-l2a"
+_TESTED_RULE = "sentinel-2-l2a"
+"""The rule for offsets of a sensor, Sentinel-2 itself or a user's, whose pixels may carry this one."""
 _BANDS = ("coastal", "blue", "green", "red", "swir16", "swir22")
 _VISIBLE, _SHORT_WAVE = ("blue", "green", "red"), ("swir16", "swir22")
 _VAPOUR = ("nir08", "nir09")
@@ -65,7 +66,7 @@ def dark_pixels(item: ItemRecord, sensor: Sensor) -> DarkPixels:
     Raises:
         ImageryError: If an asset cannot be read; names item, asset and address without its signature.
     """
-    if sensor.name != _TESTED_SENSOR:
+    if sensor.offset_rule != _TESTED_RULE:
         return DarkPixels(None, {}, 0, f"{sensor.name} has no such offset")
     names = [name for name in (*_BANDS, *_VAPOUR) if name in item.assets]
     if not set(_VISIBLE) <= set(names):

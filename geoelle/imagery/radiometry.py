@@ -12,22 +12,25 @@ from geoelle.records import ItemRecord
 from geoelle.sensors import Sensor
 
 LINEAR, DECIBEL = "linear", "dB"
+_NAMED = 5
 
 
 def scaling(items: Sequence[ItemRecord], bands: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scale and offset of each band, of one scene's items.
 
     Raises:
-        ImageryError: If the items need different ones; names two of them.
+        ImageryError: If the items need different ones; names those of two states, the first few of each.
     """
-    states = {tuple((i.assets[b].scale, i.assets[b].offset) for b in bands): i.id for i in items}
+    states: dict[tuple[tuple[float, float], ...], list[str]] = {}
+    for item in items:
+        states.setdefault(tuple((item.assets[b].scale, item.assets[b].offset) for b in bands), []).append(item.id)
     if len(states) > 1:
-        (_, first), (_, second) = list(states.items())[:2]
+        first, second = list(states.values())[:2]
         raise ImageryError(
-            f"Items {first} and {second} of one day scale their numbers differently (offset of baseline 04.00). "
-            "Mixed, they would show change where there is none; leave one out with --exclude."
+            f"Items {_named(first)} and {_named(second)} of one day scale their numbers differently (offset of "
+            "baseline 04.00). Mixed, they would show change where there is none; leave one state out with --exclude."
         )
-    ((pairs, _),) = states.items()
+    (pairs,) = states
     array = np.asarray(pairs, dtype=np.float32)
     return array[:, 0], array[:, 1]
 
@@ -53,3 +56,8 @@ def to_units(pixels: NDArray[np.float32], sensor: Sensor, units: str | None) -> 
         np.log10(values, out=values)
         values *= np.float32(10)
     return pixels
+
+
+def _named(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(ids[:_NAMED]) + more

@@ -125,13 +125,19 @@ def _lonlat_bounds(geobox: GeoBox) -> tuple[float, float, float, float]:
 
 
 def _nodata(item: ItemRecord, name: str, sensor: Sensor) -> float | None:
-    """What an item declares as "no data" for a band; for the quality layer the number that its classes have for it.
+    """What says "no data" in a band whose file does not say: the item; else the sensor, for its own collections.
 
-    Where items overlap, one's "no data" must not win over what another one saw.
+    Copies of a sensor's pixels elsewhere may hold its number as a value, such as reflectance clamped to 0. Of the
+    quality layer it is the number that its classes have for it: where items overlap, one's "no data" must not win over
+    what another one saw.
     """
     declared = item.assets[name].nodata
+    if declared is not None:
+        return declared
     quality = sensor.quality
-    return float(quality.nodata) if declared is None and quality is not None and name == quality.name else declared
+    if quality is not None and name == quality.name:
+        return float(quality.nodata)
+    return sensor.nodata if not sensor.collections or item.collection in sensor.collections else None
 
 
 def _copy_aligned(

@@ -91,7 +91,8 @@ class Sensor:
     attribution: str
     offset: float = 0.0
     nodata: float | None = None
-    """The number that says "no data" in the bands, where neither item nor file says."""
+    """The number that says "no data" in the bands of `collections` (of any, if none is known), where neither item nor
+    file says."""
     offset_rule: str | None = None
     """Name of the rule in `geoelle.catalog.scaling` by which an item's offset is decided; None: as declared."""
     sources: tuple[SensorSource, ...] = ()

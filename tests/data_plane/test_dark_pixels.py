@@ -26,7 +26,7 @@ CARRY = {"57755", "766272", "75123"}
 """Chips that the kit says carry the offset."""
 CARRY_TOO = {"8845", "445"}
 """Chips of which the kit does not say it: their water lies at 950 to 1250 in every band, short-wave infrared too."""
-S2 = a_sensor(*BANDS, name="sentinel-2-l2a")
+S2 = replace(a_sensor(*BANDS, name="of-the-user"), offset_rule="sentinel-2-l2a")
 
 
 def chips(shared_data: Path) -> dict[str, dict[str, NDArray[np.float32]]]:

@@ -95,6 +95,26 @@ def test_without_a_tile_nothing_is_taken_for_a_duplicate() -> None:
     assert kept(product("a", **bare), product("b", "05.10", **bare)) == ["a", "b"]
 
 
+S1_SLICE = "S1A_IW_GRDH_1SDV_20210809T173953_20210809T174018_039156_049F13"
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        (f"{S1_SLICE}_1A2B_rtc", f"{S1_SLICE}_9C0D_rtc"),
+        ("LC08_L2SP_047027_20201204_20201210_02_RT", "LC08_L2SP_047027_20201204_20210313_02_T1"),
+    ],
+)
+def test_reprocessed_products_without_a_tile_are_known_by_their_names(older: str, newer: str) -> None:
+    bare = {"s2:mgrs_tile": None, "s2:datatake_id": None, "s2:processing_baseline": None}
+    old, new = (
+        product(older, None, "2021-08-10T00:00:00Z", **bare),
+        product(newer, None, "2021-09-01T00:00:00Z", **bare),
+    )
+    other = product(newer.replace("T174018", "T174043").replace("047027", "047028"), **bare)
+    assert kept(old, new, other) == sorted([new.id, other.id])
+
+
 def test_the_halves_of_a_split_granule_stay() -> None:
     west, east = product("west", box=WEST), product("east", box=EAST, when="2022-06-04T10:36:40Z")
     assert kept(west, east) == ["east", "west"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from stac_servers import stac_item
 
 from geoelle.catalog import Filters, find_items, read_items, records_from_frame
-from geoelle.catalog.asking import simpler, windows_of
+from geoelle.catalog.asking import ask, simpler, windows_of
 from geoelle.catalog.coverage import covered_fractions
 from geoelle.catalog.filters import FilterCounts, Sieve
 from geoelle.days import as_day
@@ -80,6 +80,25 @@ def test_months_orbits_and_platforms_are_counted_apart(tmp_path: Path) -> None:
     assert "1 without a platform, 1 of another platform" in frame.attrs["geoelle:filters"]
     with pytest.raises(NoItemsError, match=r"months 1, relative orbit 8 or 9.*4 outside the months"):
         find(catalog, months=(1,), relative_orbits=(8, 9))
+
+
+def test_numbers_may_be_numpys_and_a_bbox_a_list(tmp_path: Path) -> None:
+    item = stac_item("a", "2022-06-04T10:36:21Z", AREA, **{"sat:relative_orbit": 8})
+    frame = find(
+        catalog_of(tmp_path / "c", [item]), aoi=list(AREA), months=np.array([6]), relative_orbits=np.array([8]),
+        out=tmp_path / "i.parquet",
+    )  # fmt: skip
+    assert list(frame["id"]) == ["a"]
+    assert read_items(tmp_path / "i.parquet")[1]["months"] == [6]
+
+
+@pytest.mark.parametrize("asked", ["landsat-8", "LANDSAT_8", "Landsat-8"])
+@pytest.mark.parametrize("written", ["landsat-8", "LANDSAT_8"])
+def test_a_platform_is_the_same_with_dash_and_underscore(tmp_path: Path, asked: str, written: str) -> None:
+    item = stac_item("a", "2022-06-04T10:36:21Z", AREA, platform=written)
+    assert list(find(catalog_of(tmp_path / "c", [item]), platforms=[asked])["id"]) == ["a"]
+    question = ask("filter", None, S2, max_cloud_percent=None, relative_orbits=(), platforms=(asked,))
+    assert f'"{written}"' in json.dumps(question.filter), "the server is asked for it, too"
 
 
 def test_months_are_those_of_the_solar_day(tmp_path: Path) -> None:

@@ -104,3 +104,21 @@ def test_radar_stays_linear_power(tmp_path: Path) -> None:
     pixels = read_tile(scene(examples.pc_sentinel_1(), "sentinel-1-rtc", hrefs), GRID, ("vv",))
     assert not pixels.valid[0].any()
     np.testing.assert_array_equal(pixels.pixels[0, 1:], power[1:])
+
+
+@pytest.mark.parametrize("shift", [0, 7])
+@pytest.mark.parametrize(("collection", "is_hole"), [("hls2-s30", True), ("a-copy-of-it", False)])
+def test_the_sensors_nodata_counts_where_neither_item_nor_file_says(
+    tmp_path: Path, collection: str, is_hole: bool, shift: int
+) -> None:
+    values = np.full((SIDE, SIDE), 500, np.int16)
+    values[10:20, 10:20] = -9999
+    files = {key: write(tmp_path / f"{key}.tif", values) for key in ("B04",)}
+    raw = examples.pc_hls("S30") | {"collection": collection}
+    item = scene(raw, "hls-s30", files).items[0]
+    assert item.assets["red"].nodata is None
+    box = GeoBox((SIDE, SIDE), GRID.transform * Affine.translation(shift / 30, 0), "EPSG:32631")
+    tile = read_tile(group_scenes([item])[0], box, ("red",), cloud_mask="none")
+    assert tile.valid[12:18, 12:18].any() != is_hole
+    if is_hole:
+        np.testing.assert_allclose(tile.pixels[0][tile.valid], 0.05, atol=1e-6)
