@@ -81,7 +81,9 @@ def update(
     known, query = read_items(items)
     _check_query(query, items)
     before = str(query.get("end", query["start"]))
-    last = str(np.datetime_as_string(as_day(end), "D")) if end is not None else max(str(datetime.now(UTC).date()), before)
+    last = (
+        str(np.datetime_as_string(as_day(end), "D")) if end is not None else max(str(datetime.now(UTC).date()), before)
+    )
     found = _search_again(query, catalog, last)
     merged, superseded = latest([*_not_found_again(known, found), *found])
     summary = _compare(known, merged, superseded)

@@ -280,9 +280,7 @@ def test_what_it_cannot_go_by_is_said(growing: Growing, tmp_path: Path) -> None:
         update(growing.store, items=tmp_path / "nothing.parquet")
 
 
-def test_an_api_that_goes_away_changes_nothing_and_one_that_grows_is_followed(
-    growing: Growing, tmp_path: Path
-) -> None:
+def test_an_api_that_goes_away_changes_nothing_and_one_that_grows_is_followed(growing: Growing, tmp_path: Path) -> None:
     def served(*ids: str) -> list[dict[str, Any]]:
         items = []
         for item_id in ids:
