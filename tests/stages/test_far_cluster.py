@@ -59,7 +59,7 @@ def test_a_relative_store_is_the_same_place_for_its_workers_and_a_lost_scheduler
         if done == 3:
             scheduler.kill()
 
-    with pytest.raises(ClusterError, match="scheduler was lost.*is kept"):
+    with pytest.raises(ClusterError, match="scheduler was lost"):
         embed(
             items, out="e.zarr", aoi=scenes.aoi, chip_size_m=320, stride_m=320, tile_chips=2, scheduler=address,
             progress=progress,
