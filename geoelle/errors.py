@@ -44,6 +44,10 @@ class ImageryError(GeoelleError, OSError):
     """Pixels could not be read."""
 
 
+class ClusterError(GeoelleError):
+    """The cluster that a run is on was lost."""
+
+
 class EncoderError(GeoelleError):
     """Base of encoder errors."""
 

@@ -28,6 +28,9 @@ def report_tables(report: StoreReport) -> dict[str, Table]:
     }
     if report.failures:
         rows = [(failure.job, failure.error, failure.run) for failure in report.failures]
+        n_failed = report.last_run.get("n_failed")
+        if isinstance(n_failed, int) and n_failed > len(rows):
+            rows.append((f"and {n_failed - len(rows):,} more", "not in the log, which keeps the first", rows[0][2]))
         tables["Failed jobs"] = (("job", "why", "tried last"), rows)
     damaged = [(z.zone, c.array, c.file, c.error) for z in report.zones for c in z.damaged or ()]
     if damaged:
@@ -84,7 +87,7 @@ def _zone_rows(report: StoreReport) -> list[tuple[str, ...]]:
 def _dates(report: StoreReport) -> Table:
     """One row a date: its chips by what became of them, in columns that some date has, and its jobs."""
     dates = [(zone, date) for zone in report.zones for date in zone.dates]
-    states = sorted({name for _, date in dates for name in date.chips}, key=_ORDER.index)
+    states = sorted({name for _, date in dates for name in date.chips}, key=_place)
     with_jobs = report.kind == "embeddings"
     columns = ("zone", "date", "items", *(s.replace("_", " ") for s in states), *(["jobs"] if with_jobs else []))
     rows = [
@@ -98,6 +101,11 @@ def _dates(report: StoreReport) -> Table:
         for zone, date in dates
     ]
     return columns, rows
+
+
+def _place(state: str) -> tuple[int, str]:
+    """Where a state's column stands; numbers that mean nothing, as a damaged store may hold, come last."""
+    return (_ORDER.index(state) if state in _ORDER else len(_ORDER)), state
 
 
 def _jobs(date: DateReport) -> str:

@@ -129,6 +129,7 @@ class JobPlanner:
 
     def _jobs(self) -> Iterator[EmbedJob]:
         common = digest(dict(self.identity))
+        store = self.store.absolute()
         tiles = [(tile, *_of_tile(self.zone, tile), self._outline(tile)) for tile in self.zone.wanted_tiles()]
         for scene in self.scenes:
             reach = reaching(scene)
@@ -146,7 +147,7 @@ class JobPlanner:
                 }) if items else bytes(32).hex()  # fmt: skip
                 part = replace(scene, items=items)
                 yield EmbedJob(
-                    self.store, self.hold, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card.name,
+                    store, self.hold, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card.name,
                     self.threads, self.options, made_of,
                 )  # fmt: skip
 

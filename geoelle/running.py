@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from geoelle.errors import ConfigError
+from geoelle.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -129,8 +129,12 @@ def run_jobs[Job, Result](
         steps: The same work in two steps, taken instead where workers declare the resource `GPU`
             (`dask worker --resources GPU=1`).
         lost: Makes a job's result where the workers that did it died, given why; by default that is raised.
+
+    Raises:
+        ClusterError: If the scheduler went away.
     """
     from distributed import KilledWorker, as_completed
+    from distributed.client import FutureCancelledError
 
     submit = _submitter(client, work, steps, label)
     waiting = iter(jobs)
@@ -154,6 +158,11 @@ def run_jobs[Job, Result](
             if lost is None:
                 raise
             result = lost(job, "the worker died each time (out of memory, or killed); give it more memory")
+        except FutureCancelledError:
+            raise ClusterError(
+                "The connection to the Dask scheduler was lost, so the run stopped. Start the scheduler again, and "
+                "run again: what is done is kept."
+            ) from None
         yield result
         progress(done, total)
         for job in islice(waiting, 1):

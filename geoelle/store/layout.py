@@ -27,9 +27,10 @@ from geozarr_toolkit.conventions import (
 from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from geoelle.errors import NotFoundError, StoreError
+from geoelle.errors import NotFoundError, SchemaError, StoreError
 from geoelle.grid import ChipGrid, GridExtent
 from geoelle.schema import check_delta, check_difficulty, check_embeddings
 from geoelle.store.atomic import replacing
@@ -278,10 +279,23 @@ def open_store(path: StorePath, kind: str | None = None, *, load: bool = False) 
         ) from None
     check_attributes(ds.attrs, path)
     _CHECKS[found](ds)
+    _check_extent(place, ds)
     if load:
         for name in ds.data_vars:
             ds[name] = (ds[name].dims, read_values(ds[name]), ds[name].attrs)
     return ds
+
+
+def _check_extent(place: Location, ds: xr.Dataset) -> None:
+    """Refuse a grid of another size than the arrays: what a stranger's store claims may be larger than memory."""
+    extent = extent_of(ds.attrs)
+    n = extent.tile_chips
+    asked = tuple(max(0, tiles.stop - tiles.start) * n for tiles in (extent.tile_rows, extent.tile_columns))
+    there = (ds.sizes["y"], ds.sizes["x"])
+    if asked != there:
+        raise SchemaError(
+            f"{place}: geoelle:grid asks for {asked} chips where the arrays hold {there}. Make the store again."
+        )
 
 
 def read_values(array: xr.DataArray) -> NDArray[Any]:
@@ -347,7 +361,7 @@ def extent_of(attrs: Mapping[str, Any]) -> GridExtent:
             range(*map(int, g["tile_rows"])),
             range(*map(int, g["tile_columns"])),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, CRSError) as error:
         raise StoreError(f"The store's attribute geoelle:grid is not a grid ({error}). Make the store again.") from None
 
 

@@ -116,6 +116,10 @@ class Location:
             raise StoreError(f"{self} is a whole bucket. Expected a folder in it, for example {self}/run.")
         return Location(f"{scheme}://{folder}/{name}")
 
+    def absolute(self) -> Location:
+        """The same place for a process with another working folder, as a worker of a cluster may have."""
+        return self if self.is_remote else Location(str(self.path.absolute()))
+
     def with_suffix(self, suffix: str) -> Location:
         """The place beside it whose name ends in `suffix`, with the dot, instead."""
         return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)

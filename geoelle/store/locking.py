@@ -55,9 +55,7 @@ def store_lock(path: StorePath, what: str) -> Iterator[Hold]:
     Raises:
         StoreError: If another run holds it, or nothing can be written there.
     """
-    place = Location.of(path)
-    if not place.is_remote:
-        place = Location(str(place.path.absolute()))
+    place = Location.of(path).absolute()
     mine: dict[str, Hold] = _held.__dict__.setdefault("places", {})
     if place.address in mine:
         yield mine[place.address]

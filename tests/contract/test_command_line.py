@@ -149,3 +149,11 @@ def test_tree_names_no_machine_and_no_registry(repo_root: Path) -> None:
         for host in hosts:
             assert host not in text, f"{name} names {host}"
         assert not re.search(r"(?<![\w.])/(work|farm|root)/", text), f"{name} holds a path of one machine"
+
+
+def test_every_page_of_docs_that_is_named_is_there(repo_root: Path) -> None:
+    places = [repo_root / "README.md", repo_root / "CHANGELOG.md", *(repo_root / "docs").glob("*.md")]
+    places += (repo_root / "geoelle").rglob("*.py")
+    named = {(name, place) for place in places for name in re.findall(r"\bdocs/[\w-]+\.md\b", place.read_text("utf-8"))}
+    assert {name for name, _ in named} >= {"docs/design.md", "docs/masks.md", "docs/scale.md"}
+    assert not [(name, place.name) for name, place in named if not (repo_root / name).is_file()]

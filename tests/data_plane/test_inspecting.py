@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from small_stores import DAYS, EXTENT, JOBS, TILES, attrs, do, make, make_diffic
 
 import geoelle
 from geoelle import schema
-from geoelle.errors import NotFoundError, StoreError
+from geoelle.errors import NotFoundError, SchemaError, StoreError
 from geoelle.inspecting import Failure, run_log
 from geoelle.inspection_tables import human_bytes
 from geoelle.store.embeddings import write_job
@@ -178,3 +179,43 @@ def test_sizes_are_said_in_powers_of_a_thousand() -> None:
     assert [human_bytes(n) for n in (0, 999, 1000, 2_500_000, 3e15)] == [
         "0 B", "999 B", "1.0 kB", "2.5 MB", "3,000.0 TB",
     ]  # fmt: skip
+
+
+def test_more_failures_than_the_log_keeps_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "e.zarr"
+    index = make(path)
+    fail(path, index[DAYS[0]], 0)
+    line = {"time": "2026-01-01", "n_failed": 120, "failures": ["2022-06-04 tile 1,1: ImageryError: gone"]}
+    Path(str(run_log(path))).write_text(json.dumps(line) + "\n")
+    _, rows = geoelle.inspect(path).tables()["Failed jobs"]
+    assert [row[0] for row in rows] == ["2022-06-04 tile 1,1", "and 119 more"]
+
+
+@pytest.mark.parametrize("maker", [make_whole, make_difficulty])
+def test_a_flag_that_means_nothing_is_shown_as_its_number(tmp_path: Path, maker: Callable[[Path], None]) -> None:
+    path = tmp_path / "store.zarr"
+    maker(path)
+    root = zarr.open_group(path, mode="r+")
+    root["status" if "status" in root else "support"][0, 0, 0] = 99  # type: ignore[index]
+    columns, rows = geoelle.inspect(path).tables()["Dates"]
+    assert rows[0][columns.index("99")] == "1"
+
+
+@pytest.mark.parametrize("maker", [make_whole, make_difficulty])
+@pytest.mark.parametrize(
+    "changes",
+    [{"tile_rows": [0, 10**9]}, {"tile_rows": [0, 10**40]}, {"tile_rows": [5, 3]}, {"epsg": 1}, {"epsg": 10**30}],
+)
+def test_a_grid_that_is_not_the_arrays_is_refused_before_it_fills_memory(
+    tmp_path: Path, maker: Callable[[Path], None], changes: dict[str, object]
+) -> None:
+    path = tmp_path / "store.zarr"
+    maker(path)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["geoelle:grid"].update(changes)
+    (path / "zarr.json").write_text(json.dumps(document))
+    report = geoelle.inspect(path, verify=True)
+    assert not report.is_whole
+    assert "geoelle:grid" in report.zones[0].trouble[0]
+    with pytest.raises((StoreError, SchemaError), match="geoelle:grid"):
+        geoelle.export(path, out=tmp_path / "exports")
