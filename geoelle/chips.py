@@ -182,4 +182,4 @@ def _contrast(chips: NDArray[np.float32], valid: NDArray[np.bool_], room: NDArra
         if not whole:
             work *= valid
         total += np.sqrt(np.vecdot(work, work).sum(axis=-1, dtype=np.float64) / n)
-    return total / chips.shape[1]
+    return np.asarray(total / chips.shape[1])
