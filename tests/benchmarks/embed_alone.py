@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def register_stand_ins() -> None:
     known = {card.name for card in geoelle.list_encoders()}
     for name, factory in ((INSTANT, instant), (WAITS_20_MS, waits_20_ms), (WAITS_40_MS, waits_40_ms)):
         if name not in known:
-            register(name, card=lambda name=name: CARDS[name], factory=f"{__name__}:{factory.__name__}")
+            register(name, card=partial(CARDS.__getitem__, name), factory=f"{__name__}:{factory.__name__}")
 
 
 def write_files(folder: Path, height_px: int, width_px: int) -> None:

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from geoelle.running import cluster, run_jobs
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "embed_alone.py"
 SIZES = ((32, 32), (80, 128))
 """About 1,000 and 10,000 chips, in whole tiles of 16 x 16."""
+
+
+@dataclass
+class Load:
+    """A job of this test's own, to be counted."""
+
+    number: int
+
+
+def numbered(load: Load) -> int:
+    return load.number
+
+
+def test_jobs_that_are_done_are_let_go() -> None:
+    """Dask's logs for debugging would hold the last thousand."""
+    n = 300
+    with cluster(1, None) as client:
+        done = sorted(run_jobs(client, numbered, (Load(i) for i in range(n)), n_jobs=n, label="counted"))
+        gc.collect()
+        alive = sum(isinstance(thing, Load) for thing in gc.get_objects())
+    assert done == list(range(n))
+    assert alive <= 100
 
 
 @pytest.fixture(scope="module")
