@@ -52,6 +52,7 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
         ConfigError: If there is no worker, or the scheduler does not answer.
     """
     import dask
+    import distributed  # noqa: F401  its defaults have to be there, or the end of the block takes them all away
 
     with dask.config.set(_SHORT_LOGS), _client(workers, scheduler) as client:
         yield client

@@ -15,7 +15,7 @@ Three tests, each of one tile's pixels alone; a pixel is cloud where any of them
   ground has floors that differ between bands, is undecided and stays as it is.
 
 Thresholds were chosen on the Boadella series of ../shared/data, with the spectra of its world-wide chips in view;
-Antwerp was kept out. `docs/scale.md` says how they do on each. What the test does not do: it finds no shadow, which may
+Antwerp was kept out. `docs/masks.md` says how they do on each. What the test does not do: it finds no shadow, which may
 pass for water; it is made for surface reflectance (at the top of the atmosphere roofs and fields pass for cloud); white
 sand, salt and roofs may be thin cloud to it; without a short-wave infrared band snow is cloud; pixels that still carry
 the +1000 offset look veiled; haze thinner than 0.05, or over a block without dark ground, is missed.
