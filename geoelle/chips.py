@@ -19,7 +19,7 @@ MAX_INVALID_FRACTION = 0.1
 _AT_ONCE = 1 << 18
 """Numbers worked on at once while cutting: what fits into a processor's cache."""
 SEA_CONTRAST = 0.002
-"""A `min_contrast` for Sentinel-2 reflectance that leaves out open sea and keeps land; `docs/scale.md` has figures."""
+"""A `min_contrast` for Sentinel-2 reflectance that leaves out open sea and keeps land; `docs/masks.md` has figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +182,4 @@ def _contrast(chips: NDArray[np.float32], valid: NDArray[np.bool_], room: NDArra
         if not whole:
             work *= valid
         total += np.sqrt(np.vecdot(work, work).sum(axis=-1, dtype=np.float64) / n)
-    return np.asarray(total / chips.shape[1], dtype=np.float64)
+    return np.asarray(total / chips.shape[1])

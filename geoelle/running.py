@@ -22,6 +22,8 @@ GPU = "GPU"
 _CONNECT_TIMEOUT = "10s"
 _IN_FLIGHT_PER_READER = 2
 _WORKERS_TIMEOUT_S = 30.0
+_SHORT_LOGS = {"distributed.admin.low-level-log-length": 16}
+"""Dask's logs for debugging keep the last 1,000 messages, and with them the jobs in them."""
 
 
 class Progress(Protocol):
@@ -49,6 +51,15 @@ def cluster(workers: int, scheduler: str | None) -> Iterator[Client]:
     Raises:
         ConfigError: If there is no worker, or the scheduler does not answer.
     """
+    import dask
+    import distributed  # noqa: F401  its defaults have to be there, or the end of the block takes them all away
+
+    with dask.config.set(_SHORT_LOGS), _client(workers, scheduler) as client:
+        yield client
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     if scheduler is not None:

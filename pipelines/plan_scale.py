@@ -292,8 +292,9 @@ def measure(where: str) -> Measured:
 
 def _time_one_tile(items: object, ds: object) -> tuple[float, float]:
     from geoelle.catalog import group_scenes, records_from_frame
-    from geoelle.embedding import read_chips
     from geoelle.encoders import get_card, load_encoder
+    from geoelle.jobs import ChipOptions, read_chips
+    from geoelle.sensors import get_sensor
     from geoelle.store.layout import extent_of
 
     extent = extent_of(ds.attrs)  # type: ignore[attr-defined]
@@ -303,7 +304,7 @@ def _time_one_tile(items: object, ds: object) -> tuple[float, float]:
     reads, embeds, n = 0.0, 0.0, 0
     for tile in extent.tiles():
         start = time.process_time()
-        chips = read_chips(scene, extent, tile, wanted[tile.y, tile.x], card, 0.1)
+        chips = read_chips(scene, extent, tile, wanted[tile.y, tile.x], card, ChipOptions(0.1), get_sensor(card.sensor))
         reads += time.process_time() - start
         if len(chips.batch) == 0:
             continue
