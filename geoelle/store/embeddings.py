@@ -205,7 +205,7 @@ def status_of(path: StorePath, time_index: int) -> NDArray[np.uint8]:
         StoreError: If it cannot be read.
     """
     try:
-        return np.asarray(_array(open_group(path), "status")[time_index])
+        return np.asarray(_open_array(Location.of(path), "status")[time_index])
     except (OSError, ValueError, RuntimeError, BaseError, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"{path} has a damaged status ({said(error)}).") from None
 
