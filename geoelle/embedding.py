@@ -233,6 +233,7 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
         "geoelle:grid": grid_attrs(zone.extent),
         "geoelle:encoder": encoder_attrs(run.card, zone.extent),
         "geoelle:config": run.config,
+        "geoelle:config_digest": digest(run.config),
         # A job writes its whole tile, so a run for fewer chips of it would lose the others.
         "geoelle:area": {"chips": int(zone.wanted.sum()), "digest": digest(np.packbits(zone.wanted).tobytes().hex())},
         "geoelle:aoi": json.loads(run.area.to_json()),

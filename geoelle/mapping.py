@@ -26,7 +26,8 @@ from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
 
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
-    "geoelle:software", "geoelle:native_gsd_m", "geoelle:config", "geoelle:items",
+    "geoelle:software", "geoelle:native_gsd_m", "geoelle:config", "geoelle:config_digest",
+    "geoelle:items",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from geoelle.encoders.shipped import shipped_probe_folder
 from geoelle.errors import NotFoundError, ProbeError, StoreError
 from geoelle.mapping import load_probe
 from geoelle.probe import Probe
+from geoelle.provenance import digest
 from geoelle.store.probes import write_probe
 
 if TYPE_CHECKING:
@@ -178,3 +179,9 @@ def test_nothing_there(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no probe in"):
         geoelle.difficulty(chain.embeddings, out=tmp_path / "d.zarr", probe=tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_config_s_digest_goes_with_every_store(chain: Chain, local: Path) -> None:
+    for path in (chain.embeddings, local):
+        attrs = geoelle.open_store(path).attrs
+        assert attrs["geoelle:config_digest"] == digest(attrs["geoelle:config"])
