@@ -28,8 +28,18 @@ from geoelle.chips import MAX_INVALID_FRACTION
 from geoelle.encoders import get_card
 from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
 from geoelle.grid import GridExtent, ZoneChips, zone_chips
-from geoelle.imagery import CloudMask, mask_source, scaling
-from geoelle.jobs import ChipOptions, EmbedJob, JobPlanner, day_label, encode, jobs_per_day, read, work
+from geoelle.imagery import CloudMask, mask_source
+from geoelle.jobs import (
+    ChipOptions,
+    EmbedJob,
+    JobPlanner,
+    day_label,
+    encode,
+    jobs_per_day,
+    read,
+    refuse_mixed_states,
+    work,
+)
 from geoelle.provenance import digest, software
 from geoelle.radiometry import radiometry_of
 from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Scene
@@ -121,7 +131,7 @@ def embed(
     for record in near:
         mask_source([record], sensor, cloud_mask)  # what a mask lacks is said before anything is written
     for scene in group_scenes(near):
-        scaling(scene.items, card.bands)  # and so is which items mix their states
+        refuse_mixed_states(scene, zones, card)
     with store_lock(run.store, "embed") as hold:
         run = replace(run, radiometry=radiometry_of(near, sensor, _known_radiometry(run.store)))
         planners = _prepare(run, zones, hold)

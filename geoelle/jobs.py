@@ -23,7 +23,7 @@ from geoelle.chips import TileChips, cut_chips
 from geoelle.encoders import Encoder, get_card, load_encoder
 from geoelle.errors import GeoelleError, StoreError
 from geoelle.grid import GridExtent, Tile, ZoneChips
-from geoelle.imagery import CloudMask, TileMemory, read_tile, without_signature
+from geoelle.imagery import CloudMask, TileMemory, read_tile, scaling, without_signature
 from geoelle.provenance import digest
 from geoelle.records import EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.sensors import Sensor
@@ -163,6 +163,23 @@ def jobs_per_day(zone: ZoneChips, scenes: Sequence[Scene], gsd_m: float) -> dict
         reach = reaching(scene)
         found[day_label(scene)] = sum(1 for outline in outlines if reach(outline))
     return found
+
+
+def refuse_mixed_states(scene: Scene, zones: Sequence[ZoneChips], card: EncoderCard) -> None:
+    """Refuse a day whose items scale their numbers differently where two of them reach one tile.
+
+    Raises:
+        ImageryError: With the items of both states.
+    """
+    states = {tuple((item.assets[band].scale, item.assets[band].offset) for band in card.bands) for item in scene.items}
+    if len(states) < 2:
+        return
+    reach = reaching(scene)
+    for zone in zones:
+        for tile in zone.wanted_tiles():
+            together = reach(zone.extent.tile_footprint(tile, card.gsd_m))
+            if together:
+                scaling(together, card.bands)
 
 
 def _of_tile(zone: ZoneChips, tile: Tile) -> tuple[tuple[int, int], NDArray[np.bool_]]:
