@@ -43,7 +43,7 @@ BAD_CONFIGS: dict[str, tuple[Any, str]] = {
     "name": ({"name": ".."}, "name"),
     "name with a slash": ({"name": "../../etc"}, "name"),
     "text for a list": ({"search": {"catalog": "c", "collections": "x", "start": "2021-01-01", "end": "2021-01-02"}},
-                        "search.start"),
+                        "search.collections"),
     "range the wrong way round": ({"delta": {"dates": [["2021-02-01", "2021-01-01"]]}}, "earlier date first"),
     "range": ({"calibrate": {"quiet": [["2021-01-01"]]}}, "calibrate.quiet"),
     "key that is no text": ({1: 2}, "1"),
