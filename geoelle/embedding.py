@@ -339,9 +339,7 @@ def _added(total: EmbedSummary, result: JobResult) -> EmbedSummary:
 def _log(store: Location, summary: EmbedSummary) -> None:
     """Beside the store, never in it: a log differs from run to run and the store must not."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(summary)}
-    log = run_log(store)
-    before = log.read_bytes() if log.is_file() else b""
-    log.write_bytes(before + json.dumps(line).encode() + b"\n")
+    run_log(store).append(json.dumps(line) + "\n")
 
 
 def _check_options(options: ChipOptions, dtype: str) -> None:

@@ -21,6 +21,8 @@ GPU = "GPU"
 """The Dask resource that marks workers with a device: `dask worker --resources GPU=1`."""
 _CONNECT_TIMEOUT = "10s"
 _IN_FLIGHT_PER_READER = 2
+_LOOK_AGAIN = 32
+"""Jobs after which the cluster is counted again."""
 _WORKERS_TIMEOUT_S = 30.0
 _SHORT_LOGS = {"distributed.admin.low-level-log-length": 16}
 """Dask's logs for debugging keep the last 1,000 messages, and with them the jobs in them."""
@@ -158,7 +160,8 @@ def run_jobs[Job, Result](
         known[future.key] = job
         pool.add(future)
 
-    for job in islice(waiting, _window(client)):
+    window = _window(client)
+    for job in islice(waiting, window):
         add(job)
     progress(0, total)
     for done, future in enumerate(pool, start=1):
@@ -176,7 +179,9 @@ def run_jobs[Job, Result](
             ) from None
         yield result
         progress(done, total)
-        for job in islice(waiting, 1):
+        if done % _LOOK_AGAIN == 0:  # clusters grow and shrink
+            window = _window(client)
+        for job in islice(waiting, max(0, window - len(known))):
             add(job)
 
 

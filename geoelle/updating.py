@@ -163,14 +163,9 @@ def _embed(store: str | Path, items: str | Path, attrs: dict[str, Any], cluster:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"{store} does not say what it was made of ({type(error).__name__}: {error}).") from None
     options = ("max_invalid_fraction", "max_cloud_fraction", "min_contrast", "cloud_mask", "dtype")
-    return embed(
-        items,
-        out=store,
-        aoi=area,
-        encoder=encoder,
-        chip_size_m=grid["chip_size_m"],
-        stride_m=grid["stride_m"],
-        tile_chips=grid["tile_chips"],
-        **{name: config[name] for name in options},
-        **cluster,
-    )
+    try:
+        lattice = {name: grid[name] for name in ("chip_size_m", "stride_m", "tile_chips")}
+        chosen = {name: config[name] for name in options}
+    except KeyError as error:
+        raise StoreError(f"{store} does not say its {error.args[0]}. Make the store again.") from None
+    return embed(items, out=store, aoi=area, encoder=encoder, **lattice, **chosen, **cluster)

@@ -42,12 +42,18 @@ def update(
 @app.command(epilog=example("geoelle inspect embeddings.zarr --verify"))
 def inspect(
     store: Annotated[str, typer.Argument(help="A store of any kind.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every chunk, to find damaged ones.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every chunk, to find damaged ones; exit 1 if any, or any job is missing."),
+    ] = False,
 ) -> None:
     """Say what is in a store, what is missing, and what failed and why."""
     from geoelle.inspecting import inspect as look
 
-    show.store_report(look(store, verify=verify))
+    report = look(store, verify=verify)
+    show.store_report(report)
+    if verify and not report.is_whole:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=example("geoelle export difficulty.zarr embeddings.zarr --items items.parquet --out exports"))

@@ -371,6 +371,6 @@ def _as_days(days: Sequence[np.datetime64]) -> NDArray[np.int64]:
 
 def run_log(store: StorePath) -> Location:
     """The log beside a store: one line of JSON for each run."""
-    place = Location.of(store)
+    place = Location.of(store).absolute()
     stem, dot, suffix = place.name.rpartition(".")
     return place.with_name(f"{stem if dot and stem else suffix}.log.jsonl")

@@ -127,7 +127,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 12))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 52))])
 def test_a_run_whose_workers_are_killed_ends_with_the_same_bytes(
     items: Path, scenes: Simulation, whole: Path, tmp_path: Path, seed: int
 ) -> None:
