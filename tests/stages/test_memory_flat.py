@@ -37,7 +37,7 @@ def test_jobs_that_are_done_are_let_go() -> None:
         with cluster(1, None) as client:
             done = sorted(run_jobs(client, numbered, (Load(i) for i in range(n)), n_jobs=n, label="counted"))
             gc.collect()
-            alive = sum(isinstance(thing, Load) for thing in gc.get_objects())
+            alive = sum(type(thing) is Load for thing in gc.get_objects())
         assert done == list(range(n))
         assert alive <= 100
 
