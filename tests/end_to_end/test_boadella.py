@@ -128,7 +128,7 @@ def test_unclear_dates_are_not_judged(boadella: RunSummary, unclear: set[str]) -
     ds = geoelle.open_store(boadella.folder / "delta.zarr")
     judged = (ds["state"].values != 0).any(axis=(1, 2))
     assert {day for day, was in zip(DATES, judged, strict=True) if not was} == unclear
-    assert set(ds.attrs["geoelle:reference"]["excluded_dates"]) == unclear
+    assert set(ds.attrs["geoelle:reference"]["excluded_dates"]) == unclear - HIDDEN
     assert ds.attrs["geoelle:reference"]["kind"] == "surrounding"
     for name in ("delta", "z", "p"):
         assert np.isnan(ds[name].values[~judged]).all()
