@@ -224,8 +224,10 @@ def test_an_interrupted_run_says_so_and_nothing_else(
         str(tmp_path / "e.zarr"), "--workers", str(workers), *OPTIONS,
     ]  # fmt: skip
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as run:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell without job control has SIGINT ignored in what it starts in the background, these tests among it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as run:  # fmt: skip
         try:
             for _ in range(600):
                 if len(files.served) > 15 or run.poll() is not None:
