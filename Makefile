@@ -24,14 +24,14 @@ help:
 	touch $@
 
 .venv/all: .venv/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,dev,clouds]' --constraint constraints.txt
 	touch $@
 
 demo: .venv/core
 	$(BIN)/geoelle demo --out demo
 
 test: .venv/all
-	$(BIN)/python -m pytest -m 'not long and not bench'
+	$(BIN)/python -m pytest --durations=15 -m 'not long and not bench'
 
 test-long: .venv/all
 	$(BIN)/python -m pytest -m long
