@@ -1,5 +1,7 @@
 """The command line: every verb a thin call of the library function of the same name."""
 
-from geoelle.cli.app import main
+# In the order in which `--help` lists the verbs: first the chain, then what looks after it.
+from geoelle.cli.app import main  # isort: skip
+from geoelle.cli import upkeep  # isort: skip
 
-__all__ = ("main",)
+__all__ = ("main", "upkeep")

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from geoelle.cli import show, upkeep
+from geoelle.cli import show
 from geoelle.cli.options import (
     Aoi,
     CloudMask,
@@ -35,7 +35,7 @@ from geoelle.errors import ConfigError, GeoelleError
 from geoelle.running import quiet_rasterio
 
 _INTERRUPTED = 130
-__all__ = ("app", "main", "upkeep")
+__all__ = ("app", "main")
 
 
 @app.command(epilog=example("geoelle demo"))
