@@ -113,6 +113,24 @@ class EncoderCard:
     """What it was trained on and how, in a few sentences."""
     shipped_probes: tuple[str, ...] = ()
     """Names of the probes that come with the encoder, one per chip size: the cold start."""
+    n_parameters: int = 0
+    """Of encoder and decoder together; 0 where it was not counted."""
+    n_layers: int = 0
+    """Transformer blocks whose output can be asked for."""
+    tokens_per_patch: int = 1
+    """Tokens that share one footprint on one date, as SatMAE has one per group of bands; masks are drawn over all."""
+    poolings: tuple[str, ...] = ("cls", "mean")
+    """What `pooling` may be asked for."""
+    checkpoint: str = ""
+    """Name in `geoelle.encoders.checkpoints`; empty where the weights come with geoelle."""
+    non_commercial: bool = False
+    """Whether the weights' licence forbids commercial use: they are opened only once that is accepted."""
+    trained_gsd_m: tuple[float, ...] = ()
+    """Pixel sizes seen in pretraining, metres; empty: `gsd_m` alone."""
+    differs: tuple[str, ...] = ()
+    """Where what geoelle feeds it differs from what it was trained on, a sentence each."""
+    validated: bool = False
+    """Whether geoelle has run it with the real weights on real data of this sensor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,29 @@ from geoelle.encoders.compact import compact_rgb_card
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
 from geoelle.encoders.protocol import Encoder
-from geoelle.encoders.registry import get_card, list_encoders, load_encoder, register, unregister
+from geoelle.encoders.registry import (
+    Variant,
+    get_card,
+    list_encoders,
+    load_encoder,
+    register,
+    split_name,
+    unregister,
+    variants_of,
+)
 
 __all__ = [
     "Encoder",
+    "Variant",
     "check_batch",
     "fixed_masks",
     "get_card",
     "list_encoders",
     "load_encoder",
     "register",
+    "split_name",
     "unregister",
+    "variants_of",
 ]
 
-register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:CompactEncoder")
+register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:load_compact_rgb")

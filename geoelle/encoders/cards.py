@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ CARD_FILE = "card.json"
 """Name of the card beside the weights."""
 
 _FIELDS = tuple(f.name for f in fields(EncoderCard))
-_REQUIRED = tuple(name for name in _FIELDS if name != "shipped_probes")
+_REQUIRED = tuple(f.name for f in fields(EncoderCard) if f.default is MISSING)
 
 
 def read_card_file(path: str | Path) -> dict[str, Any]:

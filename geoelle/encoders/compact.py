@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from geoelle.encoders.cards import CARD_FILE, read_card
 from geoelle.encoders.compact_runtime import Floats, OnnxRuntime, Runtime, RuntimeName, TorchRuntime, check_sha256
-from geoelle.encoders.inputs import check_batch, check_masks, usable
+from geoelle.encoders.inputs import check_batch, check_masks, normalised, usable
 from geoelle.encoders.masks import fixed_masks
-from geoelle.errors import EncoderInputError, WeightsError
+from geoelle.encoders.registry import Variant
+from geoelle.errors import EncoderError, EncoderInputError, WeightsError
 from geoelle.records import ChipBatch, EncoderCard
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights" / "compact-rgb"
@@ -96,7 +97,9 @@ class CompactEncoder:
         self._each(one, good.any(axis=(1, 2)))
         return out
 
-    def fixed_masks(self, chip_ids: NDArray[np.str_], k: int, chip_size_px: int) -> NDArray[np.bool_]:
+    def fixed_masks(
+        self, chip_ids: NDArray[np.str_], k: int, chip_size_px: int, *, n_steps: int = 1
+    ) -> NDArray[np.bool_]:
         """The first `k` masks of each chip, of shape (chip, mask, token); True is hidden. See `masks.fixed_masks`.
 
         Raises:
@@ -151,13 +154,7 @@ class CompactEncoder:
     def _prepare(self, batch: ChipBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Normalised pixels (chip, band, y, x) and which of them are real, (chip, y, x)."""
         check_batch(self._card, batch)
-        good = usable(batch)[:, 0]
-        raw = batch.pixels[:, 0]
-        mean = np.array(self._card.mean, dtype=np.float32)[None, :, None, None]
-        std = np.array(self._card.std, dtype=np.float32)[None, :, None, None]
-        clipped = np.clip(raw, *self._card.clip) if self._card.clip is not None else raw
-        normalised = (clipped * np.float32(self._card.scale) - mean) / std
-        return np.where(good[:, None], normalised, np.float32(0)).astype(np.float32), good
+        return normalised(self._card, batch)[:, 0], usable(batch)[:, 0]
 
     def _each(self, work: Callable[[int], None], wanted: NDArray[np.bool_]) -> None:
         """Do the work for the wanted chips, `threads` at a time; each chip writes its own rows only."""
@@ -175,6 +172,14 @@ def _open(folder: Path, runtime: RuntimeName, threads: int) -> CompactEncoder:
     return CompactEncoder(folder, runtime=runtime, threads=threads)
 
 
-def compact_rgb_card() -> EncoderCard:
+def compact_rgb_card(variant: Variant) -> EncoderCard:
     """The card of `compact-rgb`, read without loading weights or a runtime."""
+    if variant != Variant():
+        raise EncoderError(f"There is no {variant.name('compact-rgb')}. Expected compact-rgb. Leave the rest out.")
     return read_card(WEIGHTS_FOLDER / CARD_FILE)
+
+
+def load_compact_rgb(variant: Variant, **options: Any) -> CompactEncoder:
+    """What the registry calls."""
+    compact_rgb_card(variant)
+    return CompactEncoder(**options)

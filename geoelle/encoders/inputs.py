@@ -119,14 +119,37 @@ def check_batch(card: EncoderCard, batch: ChipBatch) -> None:
     _check_values(card, batch)
 
 
-def check_masks(card: EncoderCard, batch: ChipBatch, masks: NDArray[np.bool_]) -> None:
+def normalised(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
+    """Pixels clipped, scaled and standardised as the card says; 0, the card's mean, where they are not usable.
+
+    Args:
+        card: Whose clip, scale, mean and std.
+        batch: That fits it.
+
+    Returns:
+        (chip, step, band, y, x).
+    """
+    mean = np.array(card.mean, dtype=np.float32)[:, None, None]
+    std = np.array(card.std, dtype=np.float32)[:, None, None]
+    clipped = np.clip(batch.pixels, *card.clip) if card.clip is not None else batch.pixels
+    found = (clipped * np.float32(card.scale) - mean) / std
+    return np.where(usable(batch)[:, :, None], found, np.float32(0)).astype(np.float32)
+
+
+def check_masks(card: EncoderCard, batch: ChipBatch, masks: NDArray[np.bool_], n_tokens: int | None = None) -> None:
     """Refuse masks that would make the loss another one than that of pretraining.
+
+    Args:
+        card: Whose mask ratio.
+        batch: The chips.
+        masks: (chip, mask, token).
+        n_tokens: Tokens of a chip; None: one for each patch.
 
     Raises:
         EncoderInputError: If `masks` is not bool (chip, mask, token) for this batch, or a mask does not hide the
             card's share of the tokens.
     """
-    n_tokens = (batch.pixels.shape[-1] // card.patch_px) ** 2
+    n_tokens = (batch.pixels.shape[-1] // card.patch_px) ** 2 if n_tokens is None else n_tokens
     if masks.dtype != np.bool_ or masks.ndim != 3 or masks.shape[::2] != (len(batch), n_tokens):
         raise _fail(
             card,

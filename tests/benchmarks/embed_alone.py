@@ -28,7 +28,7 @@ from pyproj import Transformer
 import geoelle
 from geoelle.catalog.items_file import items_frame
 from geoelle.catalog.parsing import parse_item
-from geoelle.encoders import get_card
+from geoelle.encoders import Variant, get_card
 from geoelle.encoders.registry import register
 from geoelle.records import ChipBatch, EncoderCard
 from geoelle.sensors import SENTINEL_2_L2A
@@ -73,15 +73,19 @@ class StandIn:
         return np.ascontiguousarray(columns[:, index], dtype=np.float32)
 
 
-def instant(threads: int) -> StandIn:
+def _card(name: str, variant: Variant) -> EncoderCard:
+    return CARDS[name]
+
+
+def instant(threads: int, variant: Variant) -> StandIn:
     return StandIn(CARDS[INSTANT], 0.0)
 
 
-def waits_20_ms(threads: int) -> StandIn:
+def waits_20_ms(threads: int, variant: Variant) -> StandIn:
     return StandIn(CARDS[WAITS_20_MS], 0.020)
 
 
-def waits_40_ms(threads: int) -> StandIn:
+def waits_40_ms(threads: int, variant: Variant) -> StandIn:
     return StandIn(CARDS[WAITS_40_MS], 0.040)
 
 
@@ -90,7 +94,7 @@ def register_stand_ins() -> None:
     known = {card.name for card in geoelle.list_encoders()}
     for name, factory in ((INSTANT, instant), (WAITS_20_MS, waits_20_ms), (WAITS_40_MS, waits_40_ms)):
         if name not in known:
-            register(name, card=partial(CARDS.__getitem__, name), factory=f"{__name__}:{factory.__name__}")
+            register(name, card=partial(_card, name), factory=f"{__name__}:{factory.__name__}")
 
 
 def write_files(folder: Path, height_px: int, width_px: int) -> None:

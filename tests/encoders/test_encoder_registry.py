@@ -7,8 +7,13 @@ import sys
 
 import pytest
 
-from geoelle.encoders import Encoder, get_card, list_encoders, load_encoder, register, unregister
+from geoelle.encoders import Encoder, Variant, get_card, list_encoders, load_encoder, register, unregister
 from geoelle.errors import EncoderError, UnknownEncoderError
+from geoelle.records import EncoderCard
+
+
+def compact_card(variant: Variant) -> EncoderCard:
+    return get_card("compact-rgb")
 
 
 def test_compact_is_listed_with_its_card() -> None:
@@ -33,16 +38,20 @@ def test_loaded_encoder_follows_the_protocol() -> None:
 
 def test_duplicate_is_refused() -> None:
     with pytest.raises(EncoderError, match="already"):
-        register("compact-rgb", card=lambda: get_card("compact-rgb"), factory="geoelle.encoders.compact:CompactEncoder")
+        register(
+            "compact-rgb",
+            card=compact_card,
+            factory="geoelle.encoders.compact:load_compact_rgb",
+        )
 
 
 def test_factory_without_attribute_is_refused() -> None:
     with pytest.raises(EncoderError, match="module:attribute"):
-        register("other", card=lambda: get_card("compact-rgb"), factory="geoelle.encoders.compact")
+        register("other", card=compact_card, factory="geoelle.encoders.compact")
 
 
 def test_registered_encoder_can_be_loaded_and_removed() -> None:
-    register("mine", card=lambda: get_card("compact-rgb"), factory="geoelle.encoders.compact:CompactEncoder")
+    register("mine", card=compact_card, factory="geoelle.encoders.compact:load_compact_rgb")
     try:
         assert isinstance(load_encoder("mine"), Encoder)
     finally:

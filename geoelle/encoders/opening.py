@@ -1,0 +1,85 @@
+"""From a card to an encoder with its weights in it. Imports torch: import it lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geoelle.encoders.checkpoints import fetch_weights, get_checkpoint, read_state
+from geoelle.encoders.inputs import normalised
+from geoelle.encoders.network import Network
+from geoelle.encoders.torch_encoder import Prepare, TorchEncoder
+from geoelle.errors import WeightsError
+from geoelle.records import EncoderCard
+
+type Build = Callable[[Mapping[str, Tensor] | None], Network]
+"""Makes the network of the card; told the checkpoint's tensors where there are any."""
+type Adapt = Callable[[EncoderCard, Mapping[str, Tensor]], EncoderCard]
+
+
+def open_encoder(
+    card: EncoderCard,
+    build: Build,
+    *,
+    weights: str | Path | None = None,
+    accept_license: bool = False,
+    random_seed: int | None = None,
+    prepare: Prepare = normalised,
+    kind: type[TorchEncoder] = TorchEncoder,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    adapt: Adapt | None = None,
+    **options: Any,
+) -> TorchEncoder:
+    """Build the network of a card, load its checkpoint strictly, and wrap both.
+
+    Args:
+        card: Of the variant wanted.
+        build: Makes the network.
+        weights: File or folder with the checkpoint; None: where geoelle keeps it, downloaded on first use.
+        accept_license: Whether the user accepts a non-commercial licence.
+        random_seed: Leave the weights as they are initialised from this seed: for tests and timing only. The card then
+            says so in place of the weights' sha256.
+        prepare: Normalisation other than the card's figures.
+        kind: Class of the encoder.
+        convert: Published names of tensors to the network's, where they differ.
+        adapt: What the card says once the checkpoint is known, e.g. whether it holds a decoder.
+        options: Of `TorchEncoder`.
+
+    Raises:
+        WeightsError: If the checkpoint is not there, damaged, not the one expected, or its licence is not accepted.
+    """
+    if random_seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed)
+            network = build(None)
+        return kind(
+            replace(card, weights_sha256=f"random-{random_seed}", validated=False), network, prepare=prepare, **options
+        )
+    checkpoint = get_checkpoint(card.checkpoint)
+    found = fetch_weights(checkpoint, weights, accept_license=accept_license)
+    state = read_state(found.path, checkpoint)
+    tensors = convert(dict(state.tensors)) if convert is not None else dict(state.tensors)
+    network = build(tensors)
+    load_strictly(network, tensors, found.path)
+    card = replace(card, weights_sha256=found.sha256)
+    return kind(adapt(card, tensors) if adapt is not None else card, network, prepare=prepare, **options)
+
+
+def load_strictly(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights; missing, unexpected or misshapen ones are an error.
+
+    Raises:
+        WeightsError: With the first of them named.
+    """
+    try:
+        network.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not hold this network: {str(error).splitlines()[-1].strip()[:300]} Expected exactly its "
+            "tensors. Use the checkpoint that `geoelle encoders` names."
+        ) from error
