@@ -1,11 +1,11 @@
 """Train, evaluate and export the compact encoder: a thin call of geoelle.training.
 
-    python pipelines/pretrain_compact.py --data eurosat_rgb_jpeg.npz --out runs/compact --minutes 15
-    python pipelines/pretrain_compact.py --data eurosat_rgb_jpeg.npz --out runs/compact-norm --minutes 15 --norm-pix
-    python pipelines/pretrain_compact.py --data eurosat_rgb_jpeg.npz --out runs/compact --evaluate-only
+    python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --minutes 30
+    python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --start weights/compact-rgb
+    python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --evaluate-only
 
-The folder --out then holds model.safetensors, the ONNX graphs and card.json; copy them to
-geoelle/encoders/weights/compact-rgb to ship them.
+The folder --out then holds model.safetensors, the ONNX graphs (one of them with weights of 8 bits) and card.json; copy
+them to geoelle/encoders/weights/compact to ship them, and run ship_cold_start.py for the probes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from geoelle.training import (
     CompactConfig,
     PretrainOptions,
     StepReport,
+    StockPaths,
     evaluate,
+    evaluate_multispectral,
     load_exported,
+    multispectral_table,
     pretrain,
-    read_eurosat,
-    split_holdout,
+    read_stock,
     table,
 )
 
@@ -35,14 +37,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--data", type=Path, required=True, help="packed EuroSAT RGB chips (.npz)")
+    parser.add_argument("--data", type=Path, required=True, help="folder with chips/ and stac/")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, weights, graphs and card")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="optimiser steps")
     length.add_argument("--epochs", type=float, help="passes over the training chips")
-    length.add_argument("--minutes", type=float, help="about this long on this machine (default: 15)")
+    length.add_argument("--minutes", type=float, help="about this long on this machine (default: 30)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--norm-pix", action="store_true", help="standardise each patch's target by itself")
+    parser.add_argument("--plain-targets", action="store_true", help="do not standardise each patch's target")
+    parser.add_argument("--start", type=Path, help="folder of the first version's weights, to start from")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--held-out-per-class", type=int, default=200)
@@ -52,12 +55,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> None:
+    paths = StockPaths.under(arguments.data)
     if arguments.evaluate_only:
-        _, held_out = split_holdout(read_eurosat(arguments.data), arguments.held_out_per_class)
-        console.print(table(evaluate(load_exported(arguments.out), held_out)))
+        _, held = read_stock(paths, held_out_per_class=arguments.held_out_per_class)
+        trained = load_exported(arguments.out)
+        console.print(table(evaluate(trained, held.rgb)))
+        console.print(multispectral_table(evaluate_multispectral(trained, held)))
         return
     options = PretrainOptions(
-        data=arguments.data,
+        data=paths,
         out=arguments.out,
         steps=arguments.steps,
         epochs=arguments.epochs,
@@ -65,8 +71,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         seed=arguments.seed,
         resume=arguments.resume,
         held_out_per_class=arguments.held_out_per_class,
+        start=arguments.start,
         compare_with=arguments.compare_with,
-        shape=CompactConfig(norm_pix=arguments.norm_pix),
+        shape=CompactConfig(norm_pix=not arguments.plain_targets),
     )
     columns = (TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

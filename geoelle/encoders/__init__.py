@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor onnxruntime.
 """
 
-from geoelle.encoders.compact import compact_rgb_card
+from geoelle.encoders.compact_cards import register_compact
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
 from geoelle.encoders.protocol import Encoder
@@ -32,4 +32,4 @@ __all__ = [
     "variants_of",
 ]
 
-register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:load_compact_rgb")
+register_compact()

@@ -63,7 +63,13 @@ def read_card(path: str | Path) -> EncoderCard:
 
 
 def write_card_file(
-    path: str | Path, card: EncoderCard, *, network: dict[str, Any], graphs: dict[str, str], figures: object
+    path: str | Path,
+    card: EncoderCard,
+    *,
+    network: dict[str, Any],
+    graphs: dict[str, str],
+    figures: object,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a card file.
 
@@ -73,7 +79,8 @@ def write_card_file(
         network: The network's shape, as the torch runtime needs it.
         graphs: sha256 of each ONNX graph, by file name.
         figures: Evaluation on held-out chips, plain values.
+        more: Further keys of the file, plain values.
     """
-    content = {"card": asdict(card), "network": network, "graphs": graphs, "figures": figures}
+    content = {"card": asdict(card), "network": network, "graphs": graphs, **(more or {}), "figures": figures}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     Path(path).write_text(text + "\n", encoding="utf-8")

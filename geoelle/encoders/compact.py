@@ -10,19 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoelle.encoders.cards import CARD_FILE, read_card
-from geoelle.encoders.compact_runtime import Floats, OnnxRuntime, Runtime, RuntimeName, TorchRuntime, check_sha256
+from geoelle.encoders.compact_cards import WEIGHTS_FOLDER, compact_card, full_name, split_variant
+from geoelle.encoders.compact_runtime import (
+    EMBED_GRAPH,
+    Floats,
+    OnnxRuntime,
+    Runtime,
+    RuntimeName,
+    TorchRuntime,
+    Where,
+    check_sha256,
+)
 from geoelle.encoders.inputs import check_batch, check_masks, normalised, usable
 from geoelle.encoders.masks import fixed_masks
 from geoelle.encoders.registry import Variant
-from geoelle.errors import EncoderError, EncoderInputError, WeightsError
+from geoelle.errors import EncoderInputError, WeightsError
 from geoelle.records import ChipBatch, EncoderCard
-
-WEIGHTS_FOLDER = Path(__file__).parent / "weights" / "compact-rgb"
 
 
 class CompactEncoder:
-    """Adapter of the compact masked autoencoder (`geoelle.encoders.Encoder`).
+    """Adapter of the compact masked autoencoder (`geoelle.encoders.Encoder`), for any subset of its bands.
 
     Pixels are clipped to the card's range, scaled and standardised here and nowhere else. An invalid or NaN pixel
     takes the card's mean, which is 0 after that. The result for a chip is the same to the bit whatever else is in
@@ -30,69 +37,109 @@ class CompactEncoder:
     as its constructor's arguments.
     """
 
-    def __init__(self, folder: str | Path | None = None, *, runtime: RuntimeName = "onnx", threads: int = 2) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        bands: tuple[str, ...] = ("red", "green", "blue"),
+        gsd_m: float = 10.0,
+        name: str | None = None,
+        runtime: RuntimeName = "onnx",
+        threads: int = 2,
+        int8: bool = False,
+    ) -> None:
         """Load weights and card.
 
         Args:
             folder: Where card, weights and graphs lie; None is what geoelle ships.
+            bands: Bands of the pixels, in their order; at least one of the ten on the card.
+            gsd_m: Pixel size, 10 or 20 m.
+            name: Full name for the card; None makes one that the registry knows.
             runtime: `onnx` (ONNX Runtime) or `torch` (needs geoelle[models]); they agree to 1e-5.
             threads: Chips encoded at the same time.
+            int8: Embed with weights of 8 bits, in ONNX Runtime; losses, where asked for, are of the 32-bit network.
 
         Raises:
             EncoderInputError: If an option makes no sense.
+            EncoderError: If bands or pixel size are not among those of training.
             WeightsError: If card or weights are missing or damaged, or do not belong together.
         """
         if threads < 1:
             raise EncoderInputError(f"threads = {threads} was asked for. Expected at least 1. Use the number of cores.")
         if runtime not in ("onnx", "torch"):
             raise EncoderInputError(f"There is no runtime {runtime!r}. Expected 'onnx' or 'torch'. Use 'onnx'.")
+        if int8 and runtime != "onnx":
+            raise EncoderInputError("int8=True was asked for with runtime='torch'. It needs 'onnx'. Leave one out.")
         self._folder = Path(folder) if folder is not None else WEIGHTS_FOLDER
         self._runtime_name: RuntimeName = runtime
         self._threads = threads
-        self._card = read_card(self._folder / CARD_FILE)
+        self._int8 = int8
+        self._card = compact_card(
+            name or full_name(tuple(bands), gsd_m, int8), tuple(bands), gsd_m, int8=int8, folder=self._folder
+        )
         if self._card.clip is None:
             raise WeightsError(f"The card in {self._folder} names no clip range. Expected one. Correct the card file.")
         check_sha256(self._folder / self._card.weights, self._card.weights_sha256)
+        where = Where(np.array(self._card.wavelength_um, dtype=np.float32), np.array(gsd_m, dtype=np.float32))
         self._runtime: Runtime = (
-            OnnxRuntime(self._folder) if runtime == "onnx" else TorchRuntime(self._folder, self._card)
+            OnnxRuntime(self._folder, where, embed=self._card.weights if int8 else EMBED_GRAPH)
+            if runtime == "onnx"
+            else TorchRuntime(self._folder, self._card, where)
         )
 
     def __reduce__(self) -> tuple[Callable[..., CompactEncoder], tuple[Any, ...]]:
         # Sessions do not pickle; a Dask worker opens its own.
-        return _open, (self._folder, self._runtime_name, self._threads)
+        options = {"runtime": self._runtime_name, "threads": self._threads, "int8": self._int8}
+        card = {"bands": self._card.bands, "gsd_m": self._card.gsd_m, "name": self._card.name}
+        return _open, (self._folder, options | card)
 
     @property
     def card(self) -> EncoderCard:
         """What the encoder is, takes and gives."""
         return self._card
 
-    def embed(self, batch: ChipBatch) -> NDArray[np.float32]:
-        """Embeddings of shape (chip, feature), pooled as the card says. NaN rows for chips with no valid pixel.
+    def embed(self, batch: ChipBatch, *, pooling: str | None = None, layer: int | None = None) -> NDArray[np.float32]:
+        """Embeddings of shape (chip, feature). NaN rows for chips with no valid pixel.
+
+        Args:
+            batch: The chips.
+            pooling: `cls` or `mean` (of the patch tokens); None: as the card says.
+            layer: Block whose output is taken as it is, 0 to `card.n_layers` - 1; None: the last norm's.
 
         Raises:
-            EncoderInputError: If the batch does not fit the card.
+            EncoderInputError: If the batch does not fit the card, or there is no such pooling or layer.
         """
+        pooling = self._card.pooling if pooling is None else pooling
+        if pooling not in self._card.poolings:
+            raise EncoderInputError(
+                f"There is no pooling {pooling!r}. {self._card.name} has {' and '.join(self._card.poolings)}. Use one."
+            )
+        self._check_layer(layer)
         pixels, good = self._prepare(batch)
         out = np.full((len(batch), self._card.n_features), np.nan, dtype=np.float32)
 
         def one(i: int) -> None:
-            out[i] = self._runtime.features(pixels[i])[0]
+            if pooling == "cls":
+                out[i] = self._runtime.cls(pixels[i], layer)
+            else:
+                out[i] = self._runtime.tokens(pixels[i], layer).mean(axis=0, dtype=np.float32)
 
         self._each(one, good.any(axis=(1, 2)))
         return out
 
-    def embed_tokens(self, batch: ChipBatch) -> NDArray[np.float32]:
-        """Patch tokens of shape (chip, patch_y, patch_x, feature), north to south. NaN as for `embed`.
+    def embed_tokens(self, batch: ChipBatch, *, layer: int | None = None) -> NDArray[np.float32]:
+        """Patch tokens of shape (chip, patch_y, patch_x, feature), north to south. Arguments and NaN as for `embed`.
 
         Raises:
-            EncoderInputError: If the batch does not fit the card.
+            EncoderInputError: If the batch does not fit the card, or there is no such layer.
         """
+        self._check_layer(layer)
         pixels, good = self._prepare(batch)
         side = pixels.shape[-1] // self._card.patch_px
         out = np.full((len(batch), side, side, self._card.n_features), np.nan, dtype=np.float32)
 
         def one(i: int) -> None:
-            out[i] = self._runtime.features(pixels[i])[1].reshape(side, side, -1)
+            out[i] = self._runtime.tokens(pixels[i], layer).reshape(side, side, -1)
 
         self._each(one, good.any(axis=(1, 2)))
         return out
@@ -151,6 +198,12 @@ class CompactEncoder:
         self._each(one, good.any(axis=(1, 2)))
         return out.reshape(len(batch), masks.shape[1], side, side)
 
+    def _check_layer(self, layer: int | None) -> None:
+        if layer is not None and not 0 <= layer < self._card.n_layers:
+            raise EncoderInputError(
+                f"Layer {layer} was asked for. {self._card.name} has layers 0 to {self._card.n_layers - 1}. Use one."
+            )
+
     def _prepare(self, batch: ChipBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Normalised pixels (chip, band, y, x) and which of them are real, (chip, y, x)."""
         check_batch(self._card, batch)
@@ -168,18 +221,23 @@ class CompactEncoder:
                 pass
 
 
-def _open(folder: Path, runtime: RuntimeName, threads: int) -> CompactEncoder:
-    return CompactEncoder(folder, runtime=runtime, threads=threads)
+def _open(folder: Path, options: dict[str, Any]) -> CompactEncoder:
+    return CompactEncoder(folder, **options)
 
 
-def compact_rgb_card(variant: Variant) -> EncoderCard:
-    """The card of `compact-rgb`, read without loading weights or a runtime."""
-    if variant != Variant():
-        raise EncoderError(f"There is no {variant.name('compact-rgb')}. Expected compact-rgb. Leave the rest out.")
-    return read_card(WEIGHTS_FOLDER / CARD_FILE)
+def _load(base: str) -> Callable[..., CompactEncoder]:
+    def load(variant: Variant, **options: Any) -> CompactEncoder:
+        bands, gsd_m, int8 = split_variant(base, variant)
+        if int8:
+            options["int8"] = True
+        return CompactEncoder(bands=bands, gsd_m=gsd_m, name=variant.name(base), **options)
+
+    load.__doc__ = f"What the registry calls for `{base}`."
+    return load
 
 
-def load_compact_rgb(variant: Variant, **options: Any) -> CompactEncoder:
-    """What the registry calls."""
-    compact_rgb_card(variant)
-    return CompactEncoder(**options)
+load_compact = _load("compact")
+load_compact_rgb = _load("compact-rgb")
+load_compact_rgbn = _load("compact-rgbn")
+load_compact_burn = _load("compact-burn")
+load_compact_s2 = _load("compact-s2")

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geoelle.encoders.compact_bands import BandWeights, sin_cos_positions
+
 NORM_PIX_EPS = 1e-6
 """Added to a patch's variance before its target is divided by the standard deviation."""
 
@@ -20,7 +22,6 @@ NORM_PIX_EPS = 1e-6
 class CompactConfig:
     """Shape of the network and definition of its loss."""
 
-    n_bands: int = 3
     patch_px: int = 8
     chip_sizes_px: tuple[int, ...] = (64, 32)
     width: int = 192
@@ -31,13 +32,14 @@ class CompactConfig:
     decoder_heads: int = 4
     mlp_ratio: int = 4
     mask_ratio: float = 0.75
-    norm_pix: bool = False
-    """Whether each patch's target is standardised by that patch's own mean and standard deviation."""
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers in one patch: bands x pixels."""
-        return self.n_bands * self.patch_px**2
+    norm_pix: bool = True
+    """Whether each patch's target is standardised by its own mean and standard deviation over all bands present."""
+    n_bases: int = 16
+    """Filters that the weights of a band are mixed from."""
+    mixer_width: int = 64
+    """Hidden units of the network from wavelength to mixture."""
+    gsd_m: float = 10.0
+    """Pixel size at which patches lie one unit of position apart."""
 
     def n_tokens(self, chip_size_px: int) -> int:
         """Patch tokens of a chip with this edge."""
@@ -53,22 +55,12 @@ class CompactConfig:
         return cls(**(values | {"chip_sizes_px": tuple(values["chip_sizes_px"])}))
 
 
-def sin_cos_positions(side: int, width: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions of shape (side², width), row by row from the north-west corner."""
-    omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angle = torch.arange(side, dtype=torch.float64)[:, None] * omega[None]
-    one = torch.cat([angle.sin(), angle.cos()], dim=1)
-    rows = one[:, None].expand(side, side, width // 2)
-    columns = one[None].expand(side, side, width // 2)
-    return torch.cat([rows, columns], dim=2).reshape(side * side, width).float()
-
-
 def patchify(pixels: Tensor, patch_px: int) -> Tensor:
-    """Cut pixels (chip, band, y, x) into patches (chip, token, value), tokens row by row from the north-west."""
+    """Cut pixels (chip, band, y, x) into patches (chip, token, band, value), tokens row by row from the north-west."""
     n, bands, height, width = pixels.shape
     rows, columns = height // patch_px, width // patch_px
     patches = pixels.reshape(n, bands, rows, patch_px, columns, patch_px)
-    return patches.permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, patch_px * patch_px * bands)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, bands, patch_px * patch_px)
 
 
 class Attention(nn.Module):  # type: ignore[misc]
@@ -106,12 +98,17 @@ class Block(nn.Module):  # type: ignore[misc]
 
 
 class CompactMAE(nn.Module):  # type: ignore[misc]
-    """Masked autoencoder (He et al. 2022) over normalised pixels, for several chip sizes with one set of weights."""
+    """Masked autoencoder (He et al. 2022) over normalised pixels of any bands, with one set of weights.
+
+    The weights from and to a band's pixels are generated from its wavelength, as in DOFA (Xiong et al. 2024); a token
+    is the mean of what its bands give, so that it does not matter how many there are and in which order.
+    """
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.embed = nn.Linear(c.patch_values, c.width)
+        self.embed = BandWeights(c.n_bases, c.mixer_width, (c.patch_px**2, c.width))
+        self.embed_bias = nn.Linear(c.mixer_width, c.width)
         self.cls = nn.Parameter(torch.zeros(1, 1, c.width))
         self.blocks = nn.ModuleList(Block(c.width, c.n_heads, c.mlp_ratio) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width)
@@ -121,12 +118,8 @@ class CompactMAE(nn.Module):  # type: ignore[misc]
             Block(c.decoder_width, c.decoder_heads, c.mlp_ratio) for _ in range(c.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(c.decoder_width)
-        self.to_pixels = nn.Linear(c.decoder_width, c.patch_values)
-        for size in c.chip_sizes_px:
-            side = size // c.patch_px
-            # Buffers, so that they lie in the weights file and the graphs refer to them like to any weight.
-            self.register_buffer(f"positions_{side * side}", sin_cos_positions(side, c.width)[None])
-            self.register_buffer(f"decoder_positions_{side * side}", sin_cos_positions(side, c.decoder_width)[None])
+        # The last row is the bias of the pixels.
+        self.to_pixels = BandWeights(c.n_bases, c.mixer_width, (c.decoder_width + 1, c.patch_px**2))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -137,60 +130,85 @@ class CompactMAE(nn.Module):  # type: ignore[misc]
         nn.init.normal_(self.cls, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        patches = patchify(pixels, self.config.patch_px)
-        positions: Tensor = getattr(self, f"positions_{patches.shape[1]}")
-        return self.embed(patches) + positions
+    def _tokens(self, patches: Tensor, wavelengths: Tensor) -> Tensor:
+        """Patches (chip, token, band, value) to tokens (chip, token, width), without their positions."""
+        weights = self.embed(wavelengths) / wavelengths.shape[0]
+        bias = self.embed_bias(self.embed.hidden(wavelengths).mean(dim=0))
+        return patches.flatten(2) @ weights.flatten(0, 1) + bias
 
-    def _encode(self, tokens: Tensor) -> Tensor:
+    def _encode(self, tokens: Tensor) -> list[Tensor]:
+        """The output of every block, with the class token first, and last of all the normalised one."""
         x = torch.cat([self.cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        outputs = []
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+            outputs.append(x)
+        return [*outputs, self.norm(x)]
 
-    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _positions(self, pixels: Tensor, width: int, gsd_m: Tensor) -> Tensor:
+        rows, columns = (edge // self.config.patch_px for edge in pixels.shape[2:])
+        return sin_cos_positions(rows, columns, width, gsd_m / self.config.gsd_m)
+
+    def layers(self, pixels: Tensor, wavelengths: Tensor, gsd_m: Tensor) -> list[Tensor]:
         """Encode whole chips, nothing hidden.
 
         Args:
             pixels: (chip, band, y, x), normalised.
+            wavelengths: (band,), in micrometres.
+            gsd_m: (), pixel size in metres.
 
         Returns:
-            The class token (chip, width) and the patch tokens (chip, token, width).
+            Every block's output and, last, the normalised one: (chip, 1 + token, width), the class token first.
         """
-        x = self._encode(self._tokens(pixels))
+        patches = patchify(pixels, self.config.patch_px)
+        tokens = self._tokens(patches, wavelengths)
+        return self._encode(tokens + self._positions(pixels, tokens.shape[2], gsd_m))
+
+    def features(self, pixels: Tensor, wavelengths: Tensor, gsd_m: Tensor) -> tuple[Tensor, Tensor]:
+        """The class token (chip, width) and the patch tokens (chip, token, width) of whole chips; see `layers`."""
+        x = self.layers(pixels, wavelengths, gsd_m)[-1]
         return x[:, 0], x[:, 1:]
 
-    def target(self, pixels: Tensor) -> Tensor:
-        """What the decoder has to predict, (chip, token, value)."""
-        target = patchify(pixels, self.config.patch_px)
-        if self.config.norm_pix:
-            mean = target.mean(dim=2, keepdim=True)
-            variance = ((target - mean) ** 2).mean(dim=2, keepdim=True)
-            target = (target - mean) / (variance + NORM_PIX_EPS).sqrt()
-        return target
+    def target(self, patches: Tensor) -> Tensor:
+        """What the decoder has to predict, in the shape of `patches` (chip, token, band, value)."""
+        if not self.config.norm_pix:
+            return patches
+        mean = patches.mean(dim=(2, 3), keepdim=True)
+        variance = ((patches - mean) ** 2).mean(dim=(2, 3), keepdim=True)
+        return (patches - mean) / (variance + NORM_PIX_EPS).sqrt()
 
-    def patch_errors(self, pixels: Tensor, visible: Tensor) -> Tensor:
+    def patch_errors(self, pixels: Tensor, wavelengths: Tensor, gsd_m: Tensor, visible: Tensor) -> Tensor:
         """Mean squared error of every patch's reconstruction from the visible patches alone.
 
         Args:
             pixels: (chip, band, y, x), normalised.
+            wavelengths: (band,), in micrometres.
+            gsd_m: (), pixel size in metres.
             visible: (chip, n_visible) int64, ascending indices of the tokens that the encoder sees.
 
         Returns:
             (chip, token). The pretraining loss is the mean over the tokens that were not visible.
         """
-        tokens = self._tokens(pixels)
+        c = self.config
+        patches = patchify(pixels, c.patch_px)
+        n, n_tokens = patches.shape[:2]
         seen = visible[:, :, None]
-        encoded = self._encode(torch.gather(tokens, 1, seen.expand(-1, -1, tokens.shape[2])))
-        small = self.to_decoder(encoded).to(tokens.dtype)
-        full = self.mask_token.to(small.dtype).expand(tokens.shape[0], tokens.shape[1], -1)
+        # Only what is seen is embedded, so nothing of a hidden patch can reach the encoder.
+        flat = patches.flatten(2)
+        shown = torch.gather(flat, 1, seen.expand(-1, -1, flat.shape[2]))
+        shown = shown.reshape(n, visible.shape[1], patches.shape[2], patches.shape[3])
+        where = self._positions(pixels, c.width, gsd_m)[visible]
+        small = self.to_decoder(self._encode(self._tokens(shown, wavelengths) + where)[-1])
+        full = self.mask_token.expand(n, n_tokens, -1)
         full = torch.scatter(full, 1, seen.expand(-1, -1, full.shape[2]), small[:, 1:])
-        positions: Tensor = getattr(self, f"decoder_positions_{tokens.shape[1]}")
-        x = torch.cat([small[:, :1], full + positions], dim=1)
+        x = torch.cat([small[:, :1], full + self._positions(pixels, c.decoder_width, gsd_m)], dim=1)
         for block in self.decoder:
             x = block(x)
-        predicted = self.to_pixels(self.decoder_norm(x[:, 1:]))
-        return ((predicted - self.target(pixels)) ** 2).mean(dim=2)
+        weights = self.to_pixels(wavelengths)  # (band, decoder width + 1, value)
+        x = self.decoder_norm(x[:, 1:])
+        decode = weights[:, :-1].permute(1, 0, 2).flatten(1)
+        predicted = (x @ decode + weights[:, -1].flatten()).reshape(n, n_tokens, -1, c.patch_px**2)
+        return ((predicted - self.target(patches)) ** 2).mean(dim=(2, 3))
 
 
 def hidden_mean(errors: Tensor, visible: Tensor) -> Tensor:

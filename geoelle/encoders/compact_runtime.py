@@ -8,6 +8,7 @@ Threads work on different chips.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,12 +24,31 @@ RuntimeName = Literal["onnx", "torch"]
 
 Floats = NDArray[np.float32]
 
+EMBED_GRAPH = "embed.onnx"
+LOSS_GRAPH = "loss.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the network is told of pixels beside their values."""
+
+    wavelengths: Floats
+    """(band,), micrometres."""
+    gsd_m: Floats
+    """(), metres."""
+
 
 class Runtime(Protocol):
-    """One chip in, one chip out. Safe to call from several threads."""
+    """One chip in, one chip out, normalised pixels (band, y, x). Safe to call from several threads.
 
-    def features(self, pixels: Floats) -> tuple[Floats, Floats]:
-        """Normalised pixels (band, y, x) to the embedding (feature,) and the patch tokens (token, feature)."""
+    A layer is the index of a block, whose output is given as it is; None is the output of the last norm.
+    """
+
+    def cls(self, pixels: Floats, layer: int | None) -> Floats:
+        """The class token, (feature,)."""
+
+    def tokens(self, pixels: Floats, layer: int | None) -> Floats:
+        """The patch tokens, (token, feature)."""
 
     def errors(self, pixels: Floats, visible: NDArray[np.int64]) -> Floats:
         """Normalised pixels and ascending visible tokens to the squared error of every patch (token,)."""
@@ -53,14 +73,15 @@ def check_sha256(path: Path, expected: str) -> None:
 class OnnxRuntime:
     """The exported graphs; a session per graph, opened when first needed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, where: Where, *, embed: str = EMBED_GRAPH) -> None:
         self._folder = folder
+        self._embed = embed
+        self._where = {"wavelengths": where.wavelengths, "gsd_m": where.gsd_m}
         self._graphs: dict[str, str] = read_card_file(folder / "card.json").get("graphs", {})
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def _session(self, title: str) -> Any:
-        name = f"{title}.onnx"
+    def _session(self, name: str) -> Any:
         with self._lock:
             if name not in self._sessions:
                 import onnxruntime
@@ -80,26 +101,34 @@ class OnnxRuntime:
                     raise WeightsError(f"{name} cannot be loaded ({error}). Install geoelle anew.") from error
             return self._sessions[name]
 
-    def features(self, pixels: Floats) -> tuple[Floats, Floats]:
+    def _run(self, graph: str, output: str, **inputs: NDArray[Any]) -> Floats:
+        (found,) = self._session(graph).run([output], {**inputs, **self._where})
+        result: Floats = found[0]
+        return result
+
+    def cls(self, pixels: Floats, layer: int | None) -> Floats:
         """See `Runtime`."""
-        embedding, tokens = self._session(f"embed_{pixels.shape[-1]}").run(
-            ["embedding", "tokens"], {"pixels": pixels[None]}
-        )
-        return embedding[0], tokens[0]
+        if layer is None:
+            return self._run(self._embed, "cls", pixels=pixels[None])
+        result: Floats = self._run(self._embed, "layers", pixels=pixels[None])[layer, 0]
+        return result
+
+    def tokens(self, pixels: Floats, layer: int | None) -> Floats:
+        """See `Runtime`."""
+        if layer is None:
+            return self._run(self._embed, "tokens", pixels=pixels[None])
+        result: Floats = self._run(self._embed, "layers", pixels=pixels[None])[layer, 1:]
+        return result
 
     def errors(self, pixels: Floats, visible: NDArray[np.int64]) -> Floats:
         """See `Runtime`."""
-        (errors,) = self._session(f"loss_{pixels.shape[-1]}").run(
-            ["errors"], {"pixels": pixels[None], "visible": visible[None]}
-        )
-        result: Floats = errors[0]
-        return result
+        return self._run(LOSS_GRAPH, "errors", pixels=pixels[None], visible=visible[None])
 
 
 class TorchRuntime:
     """The network itself, with the weights loaded strictly."""
 
-    def __init__(self, folder: Path, card: EncoderCard) -> None:
+    def __init__(self, folder: Path, card: EncoderCard, where: Where) -> None:
         try:
             import torch
             from safetensors.torch import load_file
@@ -111,7 +140,7 @@ class TorchRuntime:
         from geoelle.encoders.compact_model import CompactConfig, CompactMAE
 
         self._torch = torch
-        self._pooling = card.pooling
+        self._where = (torch.from_numpy(where.wavelengths), torch.from_numpy(where.gsd_m))
         network = read_card_file(folder / "card.json").get("network", {})
         try:
             self._model = CompactMAE(CompactConfig.from_dict(network))
@@ -122,17 +151,27 @@ class TorchRuntime:
             ) from error
         self._model.eval()
 
-    def features(self, pixels: Floats) -> tuple[Floats, Floats]:
-        """See `Runtime`."""
+    def _layer(self, pixels: Floats, layer: int | None) -> Floats:
         with self._torch.inference_mode():
-            cls, tokens = self._model.features(self._torch.from_numpy(pixels[None]))
-            pooled = cls if self._pooling == "cls" else tokens.mean(dim=1)
-        return pooled[0].numpy(), tokens[0].numpy()
+            outputs = self._model.layers(self._torch.from_numpy(pixels[None]), *self._where)
+        result: Floats = outputs[-1 if layer is None else layer][0].numpy()
+        return result
+
+    def cls(self, pixels: Floats, layer: int | None) -> Floats:
+        """See `Runtime`."""
+        result: Floats = self._layer(pixels, layer)[0]
+        return result
+
+    def tokens(self, pixels: Floats, layer: int | None) -> Floats:
+        """See `Runtime`."""
+        return self._layer(pixels, layer)[1:]
 
     def errors(self, pixels: Floats, visible: NDArray[np.int64]) -> Floats:
         """See `Runtime`."""
         torch = self._torch
         with torch.inference_mode():
-            errors = self._model.patch_errors(torch.from_numpy(pixels[None]), torch.from_numpy(visible[None]))
+            errors = self._model.patch_errors(
+                torch.from_numpy(pixels[None]), *self._where, torch.from_numpy(visible[None])
+            )
         result: Floats = errors[0].numpy()
         return result

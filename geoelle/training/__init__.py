@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from geoelle.training.evaluation import evaluate
     from geoelle.training.export import export_compact
     from geoelle.training.loop import StepReport, TrainingConfig, train
+    from geoelle.training.multispectral import evaluate_multispectral, multispectral_table
     from geoelle.training.pretraining import Outcome, PretrainOptions, load_exported, pretrain
+    from geoelle.training.stock import StockPaths, read_stock
     from geoelle.training.tables import table
 
 _HOME = {
@@ -22,12 +24,16 @@ _HOME = {
     "Outcome": "geoelle.training.pretraining",
     "PretrainOptions": "geoelle.training.pretraining",
     "StepReport": "geoelle.training.loop",
+    "StockPaths": "geoelle.training.stock",
     "TrainingConfig": "geoelle.training.loop",
     "evaluate": "geoelle.training.evaluation",
+    "evaluate_multispectral": "geoelle.training.multispectral",
     "export_compact": "geoelle.training.export",
     "load_exported": "geoelle.training.pretraining",
+    "multispectral_table": "geoelle.training.multispectral",
     "pretrain": "geoelle.training.pretraining",
     "read_eurosat": "geoelle.training.data",
+    "read_stock": "geoelle.training.stock",
     "split_holdout": "geoelle.training.data",
     "table": "geoelle.training.tables",
     "train": "geoelle.training.loop",
@@ -38,12 +44,16 @@ __all__ = (
     "Outcome",
     "PretrainOptions",
     "StepReport",
+    "StockPaths",
     "TrainingConfig",
     "evaluate",
+    "evaluate_multispectral",
     "export_compact",
     "load_exported",
+    "multispectral_table",
     "pretrain",
     "read_eurosat",
+    "read_stock",
     "split_holdout",
     "table",
     "train",

@@ -1,4 +1,4 @@
-"""Augmentation of a batch in one resampling: flips, quarter turns and random (resized) crops."""
+"""Augmentation of a batch: flips, quarter turns and random (resized) crops in one resampling, then the light."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ NATIVE_SHARE = 0.5
 
 ZOOM = (0.75, 1.3)
 """Range of the crop's edge relative to the output's edge, for the crops that are resampled."""
+
+RADIOMETRY_SHARE = 0.5
+"""Share of chips whose light is changed; the others keep what the satellite saw."""
+
+NOISE_SHARE = 0.15
 
 
 def random_crops(chips: Tensor, out_px: int, generator: torch.Generator) -> Tensor:
@@ -51,3 +56,28 @@ def random_visible(n: int, n_tokens: int, mask_ratio: float, generator: torch.Ge
     n_hidden = int(mask_ratio * n_tokens)
     order = torch.rand((n, n_tokens), generator=generator).argsort(dim=1)
     return order[:, n_hidden:].sort(dim=1).values
+
+
+def random_radiometry(pixels: Tensor, wavelengths: Tensor, generator: torch.Generator) -> Tensor:
+    """Change the light of half of the chips: gain, gamma, haze, a little gain of every band, noise.
+
+    Args:
+        pixels: (chip, band, y, x), reflectance.
+        wavelengths: (band,), micrometres; haze falls with them.
+        generator: Source of the draws.
+    """
+    n, bands = pixels.shape[:2]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(n, *shape).uniform_(low, high, generator=generator)
+
+    touched = torch.rand((n, 1, 1, 1), generator=generator) < RADIOMETRY_SHARE
+    noisy = torch.rand((n, 1, 1, 1), generator=generator) < NOISE_SHARE
+    gain = uniform(0.8, 1.25, 1, 1, 1) * uniform(0.93, 1.07, bands, 1, 1)
+    gamma = uniform(0.9, 1.1, 1, 1, 1)
+    haze = uniform(-0.03, 0.06, 1, 1, 1) * (wavelengths / 0.493).pow(-2)[None, :, None, None]
+    # Gamma turns about a reflectance of 0.2, so that it bends and hardly brightens.
+    changed = (pixels.clamp(min=1e-4) / 0.2).pow(gamma) * 0.2 * gain + haze + uniform(-0.005, 0.005, bands, 1, 1)
+    result = torch.where(touched, changed.clamp(min=0.0), pixels)
+    noise = torch.randn(pixels.shape, generator=generator) * uniform(0.0, 0.004, 1, 1, 1)
+    return torch.where(noisy, (result + noise).clamp(min=0.0), result)

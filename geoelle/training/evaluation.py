@@ -22,9 +22,11 @@ from sklearn.preprocessing import StandardScaler
 from geoelle.encoders.masks import fixed_masks
 from geoelle.errors import SchemaError
 from geoelle.probe.measures import correlation, partial_r, reliability
-from geoelle.training.data import RgbChips
-from geoelle.training.loop import TrainedModel, normalised
+from geoelle.training.batches import normalise, wavelengths_of
+from geoelle.training.data import RgbChips, to_reflectance
+from geoelle.training.loop import TrainedModel
 from geoelle.training.rivals import RIVALS, curved, rival_features
+from geoelle.training.sources import RGB
 
 Doubles = NDArray[np.float64]
 
@@ -96,27 +98,39 @@ def centre_crops(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def measure(trained: TrainedModel, chips: RgbChips, chip_size_px: int, n_masks: int = N_MASKS) -> Measured:
     """Embed chips and take their own losses, at the centre crop of the size asked for."""
+    cropped = centre_crops(chips.pixels, chip_size_px)
+    keys = [str(name) for name in chips.name]
+    embeddings, losses = embed_and_lose(trained, to_reflectance(cropped), RGB, 10.0, keys, n_masks)
+    return Measured(chip_size_px, cropped, chips.label, embeddings, losses)
+
+
+def embed_and_lose(
+    trained: TrainedModel,
+    reflectance: NDArray[np.float32],
+    bands: tuple[str, ...],
+    gsd_m: float,
+    keys: list[str],
+    n_masks: int = N_MASKS,
+) -> tuple[dict[str, Doubles], Doubles]:
+    """Embeddings by pooling (chip, feature) and losses (chip, mask) of reflectance (chip, band, y, x)."""
     model, config = trained.model, trained.model.config
-    cropped = RgbChips(
-        centre_crops(chips.pixels, chip_size_px), chips.label, chips.name, chips.jpeg_bytes, chips.classes
-    )
-    pixels = normalised(cropped, trained.mean, trained.std)
-    masks = fixed_masks(chips.name, n_masks, config.n_tokens(chip_size_px), config.mask_ratio)
+    pixels = normalise(torch.from_numpy(reflectance), bands, trained.mean, trained.std)
+    where = (wavelengths_of(bands), torch.tensor(float(gsd_m)))
+    masks = fixed_masks(np.array(keys), n_masks, config.n_tokens(pixels.shape[-1]), config.mask_ratio)
     pooled: dict[str, list[NDArray[np.float32]]] = {pooling: [] for pooling in POOLINGS}
-    losses = np.empty((len(chips), n_masks))
+    losses = np.empty((len(keys), n_masks))
     with torch.inference_mode():
-        for start in range(0, len(chips), EVALUATION_BATCH):
+        for start in range(0, len(keys), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
-            cls, tokens = model.features(pixels[part])
+            cls, tokens = model.features(pixels[part], *where)
             pooled["cls"].append(cls.numpy())
             pooled["mean"].append(tokens.mean(dim=1).numpy())
             for k in range(n_masks):
                 hidden = masks[part, k]
                 visible = np.nonzero(~hidden)[1].reshape(len(hidden), -1)
-                errors = model.patch_errors(pixels[part], torch.from_numpy(visible)).numpy()
+                errors = model.patch_errors(pixels[part], *where, torch.from_numpy(visible)).numpy()
                 losses[part, k] = np.mean(errors, axis=1, where=hidden)
-    embeddings = {pooling: np.concatenate(parts).astype(np.float64) for pooling, parts in pooled.items()}
-    return Measured(chip_size_px, cropped.pixels, chips.label, embeddings, losses)
+    return {pooling: np.concatenate(parts).astype(np.float64) for pooling, parts in pooled.items()}, losses
 
 
 TARGETS: dict[str, Callable[[Doubles], Doubles]] = {

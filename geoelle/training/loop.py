@@ -14,18 +14,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from geoelle.encoders.compact_model import CompactConfig, CompactMAE, hidden_mean
 from geoelle.errors import ConfigError, WeightsError
-from geoelle.provenance import seed_from
-from geoelle.training.augment import random_crops, random_visible
-from geoelle.training.data import RgbChips, band_statistics
+from geoelle.provenance import digest, seed_from
+from geoelle.training.augment import random_visible
+from geoelle.training.batches import Plan, Stock, draw_batch, plan_step, wavelengths_of
+from geoelle.training.starting import StartWeights
 
-TIMED_STEPS = 3
-"""Steps per chip size that `steps_within` times, after one to warm up."""
+TIMED_STEPS = 12
+"""Steps that `steps_within` times, after one to warm up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,8 @@ class TrainingConfig:
     steps: int
     seed: int = 0
     batch: int = 128
-    """Chips per step. At half the chip size each gives several crops, so that steps cost about the same."""
-    learning_rate: float = 1.5e-3
+    """Chips per step; twice as many at half the chip size."""
+    learning_rate: float = 1e-3
     warmup_fraction: float = 0.05
     weight_decay: float = 0.05
     gradient_clip: float = 1.0
@@ -51,6 +50,8 @@ class StepReport:
     """Steps done, from 1."""
     steps: int
     chip_size_px: int
+    gsd_m: int
+    bands: tuple[str, ...]
     loss: float
     learning_rate: float
 
@@ -64,10 +65,13 @@ class TrainedModel:
 
     model: CompactMAE
     mean: tuple[float, ...]
-    """Per band, of pixels scaled to 0 … 1."""
+    """Per band of `BANDS`, reflectance."""
     std: tuple[float, ...]
     training: TrainingConfig
-    n_chips: int
+    counts: dict[str, int]
+    """Images per source of training."""
+    start: str | None = None
+    """sha256 of the weights that it was started from."""
 
 
 def pick_device() -> torch.device:
@@ -84,13 +88,6 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def normalised(chips: RgbChips, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Pixels (chip, band, y, x) scaled to 0 … 1 and standardised per band."""
-    pixels = torch.from_numpy(np.ascontiguousarray(chips.pixels.transpose(0, 3, 1, 2))).float() / 255
-    shape = (1, -1, 1, 1)
-    return (pixels - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
-
-
 def _optimiser(model: CompactMAE, config: TrainingConfig) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.ndim == 2]
     other = [p for p in model.parameters() if p.ndim != 2]
@@ -101,30 +98,18 @@ def _optimiser(model: CompactMAE, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
 
-def _batch_index(step: int, n: int, config: TrainingConfig) -> Tensor:
-    """Chips of a step: consecutive pieces of one shuffle per epoch, running on across epochs."""
-    positions = np.arange(step * config.batch, (step + 1) * config.batch)
-    index = np.empty(len(positions), dtype=np.int64)
-    for epoch in np.unique(positions // n):
-        order = np.random.default_rng(seed_from(config.seed, "epoch", int(epoch))).permutation(n)
-        here = positions // n == epoch
-        index[here] = order[positions[here] % n]
-    return torch.from_numpy(index)
-
-
 def _one_step(
-    model: CompactMAE, optimiser: torch.optim.AdamW, chips: Tensor, step: int, config: TrainingConfig, size: int
+    model: CompactMAE, optimiser: torch.optim.AdamW, stock: Stock, plan: Plan, step: int, config: TrainingConfig
 ) -> float:
-    generator = torch.Generator().manual_seed(seed_from(config.seed, "step", step) % 2**63)
-    crops = max(1, max(model.config.chip_sizes_px) // size)
-    batch = chips[_batch_index(step, len(chips), config)].repeat_interleave(crops, dim=0)
-    pixels = random_crops(batch, size, generator)
-    visible = random_visible(len(batch), model.config.n_tokens(size), model.config.mask_ratio, generator).to(
-        chips.device
-    )
+    device = next(model.parameters()).device
+    pixels = draw_batch(stock, plan, config.seed, step, config.batch).to(device)
+    generator = torch.Generator().manual_seed(seed_from(config.seed, "masks", step) % 2**63)
+    n_tokens = model.config.n_tokens(plan.size_px)
+    visible = random_visible(len(pixels), n_tokens, model.config.mask_ratio, generator).to(device)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, config)
-    loss = hidden_mean(model.patch_errors(pixels, visible), visible).mean()
+    wavelengths, gsd_m = wavelengths_of(plan.bands).to(device), torch.tensor(float(plan.gsd_m), device=device)
+    loss = hidden_mean(model.patch_errors(pixels, wavelengths, gsd_m, visible), visible).mean()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -132,25 +117,18 @@ def _one_step(
     return float(loss.detach())
 
 
-def _step_size(step: int, model: CompactMAE, config: TrainingConfig) -> int:
-    sizes = model.config.chip_sizes_px
-    return sizes[seed_from(config.seed, "size", step) % len(sizes)]
-
-
-def steps_within(minutes: float, chips: RgbChips, shape: CompactConfig, config: TrainingConfig) -> int:
+def steps_within(minutes: float, stock: Stock, shape: CompactConfig, config: TrainingConfig) -> int:
     """How many steps fit in `minutes` here, timed on a throw-away network."""
     torch.manual_seed(0)
     model = CompactMAE(shape).to(pick_device())
     optimiser = _optimiser(model, config)
-    data = normalised(chips, *band_statistics(chips.pixels)).to(pick_device())
-    seconds = 0.0
-    for size in shape.chip_sizes_px:
-        _one_step(model, optimiser, data, 0, config, size)
-        start = perf_counter()
-        for step in range(TIMED_STEPS):
-            _one_step(model, optimiser, data, step, config, size)
-        seconds += (perf_counter() - start) / TIMED_STEPS
-    return max(1, int(minutes * 60 * len(shape.chip_sizes_px) / seconds))
+    start = perf_counter()
+    for step in range(TIMED_STEPS + 1):
+        if step == 1:
+            start = perf_counter()  # the first one warms up
+        plan = plan_step(config.seed, step, multispectral=bool(stock.multispectral))
+        _one_step(model, optimiser, stock, plan, step, config)
+    return max(1, int(minutes * 60 * TIMED_STEPS / (perf_counter() - start)))
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -173,10 +151,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def train(
-    chips: RgbChips,
+    stock: Stock,
     shape: CompactConfig,
     config: TrainingConfig,
     *,
+    start: StartWeights | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     on_step: OnStep | None = None,
@@ -185,9 +164,10 @@ def train(
     """Train a compact encoder, or go on with one.
 
     Args:
-        chips: Training chips; held-out ones must already be gone.
+        stock: Training imagery; what is held out must already be gone.
         shape: The network and its loss.
         config: Steps, seed, optimiser.
+        start: Weights to begin with instead of random ones.
         checkpoint: File to write every `checkpoint_every` steps and at the end.
         resume: Go on from `checkpoint` where it exists.
         on_step: Called after every step.
@@ -201,11 +181,18 @@ def train(
         WeightsError: If the checkpoint is damaged.
     """
     device = pick_device()
-    mean, std = band_statistics(chips.pixels)
     torch.manual_seed(seed_from(config.seed, "init") % 2**63)
-    model = CompactMAE(shape).to(device)
+    model = CompactMAE(shape)
+    if start is not None:
+        start.apply(model, stock)
+    model.to(device)
     optimiser = _optimiser(model, config)
-    identity = {"shape": shape.as_dict(), "training": asdict(config), "mean": list(mean), "std": list(std)}
+    identity = {
+        "shape": shape.as_dict(),
+        "training": asdict(config),
+        "stock": digest([stock.mean, stock.std, stock.counts]),
+        "start": start.sha256 if start is not None else None,
+    }
     done = 0
     path = Path(checkpoint) if checkpoint is not None else None
     if resume and path is not None and path.exists():
@@ -219,14 +206,14 @@ def train(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         done = state["done"]
-    data = normalised(chips, mean, std).to(device)
     model.train()
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     for step in range(done, last):
-        size = _step_size(step, model, config)
-        loss = _one_step(model, optimiser, data, step, config, size)
+        plan = plan_step(config.seed, step, multispectral=bool(stock.multispectral))
+        loss = _one_step(model, optimiser, stock, plan, step, config)
         if on_step is not None:
-            on_step(StepReport(step + 1, config.steps, size, loss, learning_rate(step, config)))
+            rate = learning_rate(step, config)
+            on_step(StepReport(step + 1, config.steps, plan.size_px, plan.gsd_m, plan.bands, loss, rate))
         if path is not None and ((step + 1) % config.checkpoint_every == 0 or step + 1 == last):
             _save(
                 path,
@@ -237,4 +224,5 @@ def train(
                     "done": step + 1,
                 },
             )
-    return TrainedModel(model.cpu().eval(), mean, std, config, len(chips))
+    sha256 = start.sha256 if start is not None else None
+    return TrainedModel(model.cpu().eval(), stock.mean, stock.std, config, stock.counts, sha256)

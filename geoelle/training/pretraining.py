@@ -14,7 +14,7 @@ from geoelle.encoders.compact_model import CompactConfig, CompactMAE
 from geoelle.encoders.compact_runtime import check_sha256
 from geoelle.errors import ConfigError, WeightsError
 from geoelle.records import EncoderCard
-from geoelle.training.data import read_eurosat, split_holdout
+from geoelle.training.batches import RGB_SHARE
 from geoelle.training.evaluation import SizeReport, added, best_pooling, evaluate
 from geoelle.training.export import export_compact, loss_definition
 from geoelle.training.loop import (
@@ -26,26 +26,35 @@ from geoelle.training.loop import (
     steps_within,
     train,
 )
+from geoelle.training.multispectral import evaluate_multispectral
+from geoelle.training.sources import N_HELD_OUT_CHIPS, N_HELD_OUT_SCENES
+from geoelle.training.starting import read_start
+from geoelle.training.stock import HeldOut, StockPaths, read_stock
 from geoelle.training.tables import plain_figures
 
 CHECKPOINT_FILE = "checkpoint.pt"
-DEFAULT_MINUTES = 15.0
-NAME = "compact-rgb"
+DEFAULT_MINUTES = 30.0
+NAME = "compact"
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainOptions:
     """What to train on, for how long, and where to write. At most one of steps, epochs, minutes."""
 
-    data: Path
+    data: StockPaths
     out: Path
     steps: int | None = None
     epochs: float | None = None
+    """Passes over the EuroSAT RGB chips."""
     minutes: float | None = None
     seed: int = 0
     resume: bool = False
     held_out_per_class: int = 200
+    held_out_chips: int = N_HELD_OUT_CHIPS
+    held_out_scenes: int = N_HELD_OUT_SCENES
     shape: CompactConfig = field(default_factory=CompactConfig)
+    start: Path | None = None
+    """Folder of the first version, to start from its weights."""
     compare_with: Path | None = None
     """Folder of another run, whose figures then stand beside this one's on the card."""
 
@@ -56,7 +65,7 @@ class Outcome:
 
     card: EncoderCard
     reports: tuple[SizeReport, ...]
-    """On the held-out chips."""
+    """On the held-out RGB chips."""
     seconds: float
     """Spent in training, this time."""
 
@@ -66,7 +75,7 @@ def _training_config(options: PretrainOptions, n_chips: int, timed: int | None) 
     if options.steps is not None:
         steps = options.steps
     elif options.epochs is not None:
-        steps = round(options.epochs * n_chips / config.batch)
+        steps = round(options.epochs * n_chips / config.batch / RGB_SHARE)
     else:
         steps = timed or 0
     if steps < 1:
@@ -75,7 +84,7 @@ def _training_config(options: PretrainOptions, n_chips: int, timed: int | None) 
 
 
 def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome:
-    """Train, evaluate on held-out chips, and write checkpoint, weights, graphs and card into `options.out`.
+    """Train, evaluate on held-out imagery, and write checkpoint, weights, graphs and card into `options.out`.
 
     Args:
         options: What and where.
@@ -85,11 +94,16 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
         ConfigError: If the length of the training is given twice or is nothing, or a checkpoint is of another run.
         NotFoundError: If the data are not there.
         SchemaError: If the data are not as expected.
-        WeightsError: If a checkpoint is damaged.
+        WeightsError: If a checkpoint or the weights to start from are damaged.
     """
     if sum(length is not None for length in (options.steps, options.epochs, options.minutes)) > 1:
         raise ConfigError("The length of training was given twice. Expected one of steps, epochs, minutes. Drop one.")
-    chips, held_out = split_holdout(read_eurosat(options.data), options.held_out_per_class)
+    stock, held = read_stock(
+        options.data,
+        held_out_per_class=options.held_out_per_class,
+        held_out_chips=options.held_out_chips,
+        held_out_scenes=options.held_out_scenes,
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint = options.out / CHECKPOINT_FILE
     timed: int | None = None
@@ -99,19 +113,38 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
             timed = int(read_checkpoint(checkpoint)["identity"]["training"]["steps"])
         else:
             minutes = DEFAULT_MINUTES if options.minutes is None else options.minutes
-            timed = steps_within(minutes, chips, options.shape, TrainingConfig(steps=1, seed=options.seed))
-    config = _training_config(options, len(chips), timed)
-    start = perf_counter()
-    trained = train(chips, options.shape, config, checkpoint=checkpoint, resume=options.resume, on_step=on_step)
-    seconds = perf_counter() - start
-    reports = evaluate(trained, held_out)
-    card = finish(trained, len(held_out), reports, options.out, compare_with=options.compare_with)
+            timed = steps_within(minutes, stock, options.shape, TrainingConfig(steps=1, seed=options.seed))
+    config = _training_config(options, len(stock.rgb), timed)
+    first = read_start(options.start) if options.start is not None else None
+    clock = perf_counter()
+    trained = train(
+        stock, options.shape, config, start=first, checkpoint=checkpoint, resume=options.resume, on_step=on_step
+    )
+    seconds = perf_counter() - clock
+    reports = evaluate(trained, held.rgb)
+    card = finish(trained, held, reports, options.out, compare_with=options.compare_with)
     return Outcome(card, reports, seconds)
+
+
+def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
+    config, shape = trained.training, trained.model.config
+    target = "patch targets standardised within each patch" if shape.norm_pix else "plain patch targets"
+    counts = ", ".join(f"{count} {name}" for name, count in trained.counts.items())
+    began = f"started from weights {trained.start[:12]}" if trained.start else "started from random weights"
+    return (
+        f"Masked autoencoder on images: {counts}. EuroSAT is top-of-atmosphere reflectance (L1C, Europe), scenes and "
+        f"Antwerp are surface reflectance (L2A). {target}, {config.steps} steps of {config.batch} chips of 64 px or "
+        f"twice as many of 32 px, at 10 and 20 m, {RGB_SHARE:.0%} of them EuroSAT RGB, the others random sets of ten "
+        f"bands; flips, quarter turns, zoom, gain, gamma, haze and noise. AdamW with a peak learning rate of "
+        f"{config.learning_rate:g}, seed {config.seed}, {began}, on "
+        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}. Never seen: {len(held.rgb)} RGB chips, "
+        f"{len(held.chips)} chips of all bands, the scenes {', '.join(held.scenes.keys)}; the figures are theirs."
+    )
 
 
 def finish(
     trained: TrainedModel,
-    n_held_out: int,
+    held: HeldOut,
     reports: tuple[SizeReport, ...],
     out: Path,
     *,
@@ -121,35 +154,29 @@ def finish(
 
     Args:
         trained: The network.
-        n_held_out: Chips that it never saw.
-        reports: Evaluation on those.
+        held: Imagery that it never saw.
+        reports: Evaluation on the RGB chips of that.
         out: Folder to write to.
         compare_with: Folder of another run, whose figures go on the card as `other`.
 
     Raises:
         WeightsError: If the other run's card cannot be read.
     """
-    config, shape = trained.training, trained.model.config
-    target = "patch targets standardised within each patch" if shape.norm_pix else "plain patch targets"
-    training = (
-        f"Masked autoencoder on {trained.n_chips} EuroSAT RGB chips (top-of-atmosphere reflectance, Europe, 10 m), "
-        f"{target}, {config.steps} steps of {config.batch} chips "
-        f"({config.steps * config.batch / trained.n_chips:.0f} epochs), at random "
-        f"{' or '.join(str(size) for size in shape.chip_sizes_px)} px crops with flips, quarter turns and zoom, AdamW "
-        f"with a peak learning rate of {config.learning_rate:g}, seed {config.seed}, on "
-        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}. {n_held_out} chips, the same number of each class, "
-        "were never seen in training; the figures are theirs."
-    )
     figures: dict[str, Any] = {
-        "loss": loss_definition(shape),
-        "held_out": n_held_out,
+        "loss": loss_definition(trained.model.config),
+        "held_out": len(held.rgb),
+        "held_out_chips": list(held.chips.keys),
+        "held_out_scenes": list(held.scenes.keys),
+        "images": trained.counts,
         "pooling": best_pooling(reports),
         "partial_r_classes": round(added(reports), 4),
         "reports": plain_figures(reports),
+        "multispectral": evaluate_multispectral(trained, held),
     }
     if compare_with is not None:
         other = read_card_file(compare_with / CARD_FILE)["figures"]
         figures["other"] = {key: value for key, value in other.items() if key != "other"}
+    training = _training_sentences(trained, held)
     return export_compact(trained, out, name=NAME, pooling=best_pooling(reports), training=training, figures=figures)
 
 
@@ -170,4 +197,4 @@ def load_exported(folder: str | Path) -> TrainedModel:
         raise WeightsError(
             f"{folder / card.weights} does not fit the network on its card ({error}). Export the encoder anew."
         ) from error
-    return TrainedModel(model.eval(), card.mean, card.std, TrainingConfig(steps=1), 0)
+    return TrainedModel(model.eval(), card.mean, card.std, TrainingConfig(steps=1), {})

@@ -15,15 +15,17 @@ from geoelle.records import ChipBatch
 MakeBatch = Callable[..., ChipBatch]
 
 
-def _make_batch(n: int, size: int = 64, *, seed: int = 0, **changes: Any) -> ChipBatch:
-    """A batch that fits `compact-rgb`: smooth fields plus noise, some of it past the clip range."""
+def _make_batch(
+    n: int, size: int = 64, *, seed: int = 0, bands: tuple[str, ...] = ("red", "green", "blue"), **changes: Any
+) -> ChipBatch:
+    """A batch that fits `compact-rgb`, or the compact encoder for other bands: smooth fields plus noise."""
     rng = np.random.default_rng(seed)
-    coarse = rng.uniform(0, 0.25, (n, 1, 3, size // 8, size // 8))
-    pixels = np.kron(coarse, np.ones((8, 8))) + rng.normal(0, 0.03, (n, 1, 3, size, size))
+    coarse = rng.uniform(0, 0.25, (n, 1, len(bands), size // 8, size // 8))
+    pixels = np.kron(coarse, np.ones((8, 8))) + rng.normal(0, 0.03, (n, 1, len(bands), size, size))
     batch = ChipBatch(
         sensor="sentinel-2-l2a",
         units="reflectance",
-        bands=("red", "green", "blue"),
+        bands=bands,
         pixels=pixels.astype(np.float32),
         valid=np.ones((n, 1, size, size), dtype=bool),
         time=np.full((n, 1), np.datetime64("2020-06-01", "ns")),

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from geoelle.encoders import Encoder, get_card
-from geoelle.encoders.compact import WEIGHTS_FOLDER, CompactEncoder
-from geoelle.errors import WeightsError
+from geoelle.encoders.compact import CompactEncoder
+from geoelle.encoders.compact_cards import WEIGHTS_FOLDER
+from geoelle.errors import EncoderInputError, WeightsError
 from geoelle.records import ChipBatch
 
 MakeBatch = Callable[..., ChipBatch]
@@ -98,8 +99,8 @@ def test_tokens_run_north_to_south_and_west_to_east(compact: CompactEncoder, mak
 
 
 def test_pixels_are_clipped_to_what_training_saw(compact: CompactEncoder, make_batch: MakeBatch) -> None:
-    batch = make_batch(1, pixels=np.full((1, 1, 3, 64, 64), 0.275, np.float32))
-    brighter = make_batch(1, pixels=np.full((1, 1, 3, 64, 64), 0.9, np.float32))
+    batch = make_batch(1, pixels=np.full((1, 1, 3, 64, 64), 1.0, np.float32))
+    brighter = make_batch(1, pixels=np.full((1, 1, 3, 64, 64), 1.4, np.float32))
     np.testing.assert_array_equal(compact.embed(batch), compact.embed(brighter))
 
 
@@ -149,17 +150,19 @@ def test_encoder_pickles(compact: CompactEncoder, make_batch: MakeBatch) -> None
 def test_shipped_files_are_small_and_hold_the_weights_once() -> None:
     sizes = {path.name: path.stat().st_size for path in WEIGHTS_FOLDER.iterdir() if path.is_file()}
     assert sum(sizes.values()) <= 25 * 2**20
-    assert sum(size for name, size in sizes.items() if name.endswith(".onnx")) < 2**20
-    graphs = {f"{kind}_{size}.onnx" for kind in ("embed", "loss") for size in SIZES}
-    assert set(sizes) == {"card.json", "model.safetensors", *graphs}
+    assert set(sizes) == {"card.json", "model.safetensors", "embed.onnx", "loss.onnx", "embed.int8.onnx"}
+    assert sizes["embed.onnx"] + sizes["loss.onnx"] < 2**19
+    assert sizes["embed.int8.onnx"] < sizes["model.safetensors"] / 3
 
 
 def test_graphs_open_in_onnxruntime_as_they_are() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     for path in sorted(WEIGHTS_FOLDER.glob("*.onnx")):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [one.name for one in session.get_outputs()]
-        assert names == (["embedding", "tokens"] if path.name.startswith("embed") else ["errors"])
+        embeds = path.name.startswith("embed")
+        assert [one.name for one in session.get_outputs()] == (["cls", "tokens", "layers"] if embeds else ["errors"])
+        inputs = ["pixels", "wavelengths", "gsd_m"] + ([] if embeds else ["visible"])
+        assert [one.name for one in session.get_inputs()] == inputs
 
 
 @pytest.fixture
@@ -178,9 +181,9 @@ def test_damaged_weights_are_refused(copy_of_weights: Path, runtime: str) -> Non
 
 
 def test_damaged_graph_is_refused(copy_of_weights: Path, make_batch: MakeBatch) -> None:
-    graph = copy_of_weights / "embed_64.onnx"
+    graph = copy_of_weights / "embed.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=r"embed_64\.onnx has sha256"):
+    with pytest.raises(WeightsError, match=r"embed\.onnx has sha256"):
         CompactEncoder(copy_of_weights).embed(make_batch(1))
 
 
@@ -215,9 +218,20 @@ def test_weights_of_another_network_are_refused(copy_of_weights: Path) -> None:
         CompactEncoder(copy_of_weights, runtime="torch")
 
 
+@pytest.mark.parametrize("options", [{"pooling": "max"}, {"layer": 6}, {"layer": -1}])
+def test_poolings_and_layers_that_there_are_not_are_refused(
+    options: dict[str, object], compact: CompactEncoder, make_batch: MakeBatch
+) -> None:
+    with pytest.raises(EncoderInputError, match="compact-rgb has"):
+        compact.embed(make_batch(1), **options)  # type: ignore[arg-type]
+
+
 def test_card_says_where_it_comes_from() -> None:
     card = get_card("compact-rgb")
-    assert "[2015-2017]" in card.source
+    assert "[2015-2017, 2021-2023]" in card.source
     assert "hidden patches" in card.loss_definition
-    assert card.clip == (0.0, 0.275)
-    assert card.scale == pytest.approx(1 / 0.275)
+    assert "L1C" in card.training
+    assert "L1C" in card.not_good_for
+    assert card.clip == (0.0, 1.0)
+    assert card.scale == 1
+    assert card.n_parameters == 3_436_320

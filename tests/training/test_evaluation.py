@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from geoelle.encoders.cards import read_card
+from geoelle.encoders.compact_cards import BAND_SETS
 from geoelle.encoders.compact_model import CompactConfig
 from geoelle.errors import ConfigError, SchemaError, WeightsError
 from geoelle.probe.measures import partial_r, reliability
@@ -24,7 +26,7 @@ from geoelle.training.evaluation import (
     random_folds,
 )
 from geoelle.training.rivals import RIVALS, curved, rival_features
-from geoelle.training.tables import table
+from geoelle.training.stock import HeldOut
 
 pytestmark = pytest.mark.models
 
@@ -93,44 +95,54 @@ def test_rivals_order_chips_as_their_names_say() -> None:
     assert np.isfinite(curved(features)).all()
 
 
-def test_pretraining_writes_an_encoder_that_is_evaluated_the_same_again(packed: Path, tmp_path: Path) -> None:
-    options = PretrainOptions(packed, tmp_path, steps=5, held_out_per_class=12, shape=TINY, compare_with=tmp_path)
+OPTIONS = {"held_out_chips": 5, "held_out_scenes": 5, "shape": TINY}
+
+
+def test_pretraining_writes_an_encoder_that_is_evaluated_the_same_again(
+    paths: StockPaths, held: HeldOut, tmp_path: Path
+) -> None:
+    options = PretrainOptions(paths, tmp_path, steps=5, held_out_per_class=5, compare_with=tmp_path, **OPTIONS)
     pretrain(replace(options, compare_with=None))
     outcome = pretrain(options)
     assert outcome.card == read_card(tmp_path / "card.json")
     figures = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))["figures"]
-    assert figures["held_out"] == 36
+    assert figures["held_out"] == 15
+    assert len(figures["held_out_scenes"]) == 5
+    assert figures["images"] == {"EuroSAT RGB": 45, "scenes": 3, "EuroSAT MS": 7, "Antwerp": 2}
     assert figures["other"] == {key: value for key, value in figures.items() if key != "other"}
     assert figures["pooling"] == outcome.card.pooling
-    held = split_holdout(read_eurosat(packed), 12)[1]
-    again = evaluate(load_exported(tmp_path), held)
+    trained = load_exported(tmp_path)
+    again = evaluate(trained, held.rgb)
     for target in TARGETS:
         one = {"holdout": "classes", "predictor": "probe (mean)", "field": "r", "target": target}
         assert figure(again, **one) == pytest.approx(figure(outcome.reports, **one), abs=1e-6)
     assert "| probe (mean) |" in table(again)
+    rows = figures["multispectral"]
+    assert {(row["encoder"], row["gsd_m"], row["chip_size_px"]) for row in rows} == set(
+        itertools.product(BAND_SETS, (10.0, 20.0), (64, 32))
+    )
+    assert rows[-1]["scores"].keys() >= {"brightness", "rivals together", "probe (mean)"}
+    assert multispectral_table(rows).count("\n") == 2 + len(rows) - 1
 
 
-def test_length_given_twice_or_nothing_is_refused(packed: Path, tmp_path: Path) -> None:
+def test_length_given_twice_or_nothing_is_refused(paths: StockPaths, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="twice"):
-        pretrain(PretrainOptions(packed, tmp_path, steps=5, epochs=1))
+        pretrain(PretrainOptions(paths, tmp_path, steps=5, epochs=1))
     with pytest.raises(ConfigError, match="0 steps"):
-        pretrain(PretrainOptions(packed, tmp_path, steps=0, held_out_per_class=5))
+        pretrain(PretrainOptions(paths, tmp_path, steps=0, held_out_per_class=5, **OPTIONS))
 
 
-def test_length_in_minutes_is_settled_once(packed: Path, tmp_path: Path) -> None:
-    options = PretrainOptions(packed, tmp_path, minutes=0.01, held_out_per_class=5, shape=TINY)
+def test_length_in_minutes_is_settled_once(paths: StockPaths, tmp_path: Path) -> None:
+    options = PretrainOptions(paths, tmp_path, minutes=0.01, held_out_per_class=5, **OPTIONS)
     first = pretrain(options)
     steps: list[int] = []
-    again = pretrain(
-        PretrainOptions(packed, tmp_path, minutes=0.01, held_out_per_class=5, shape=TINY, resume=True),
-        on_step=lambda report: steps.append(report.step),
-    )
+    again = pretrain(replace(options, resume=True), on_step=lambda report: steps.append(report.step))
     assert steps == []
     assert again.card.weights_sha256 == first.card.weights_sha256
 
 
-def test_exported_weights_that_were_changed_are_refused(packed: Path, tmp_path: Path) -> None:
-    pretrain(PretrainOptions(packed, tmp_path, steps=1, held_out_per_class=5, shape=TINY))
+def test_exported_weights_that_were_changed_are_refused(paths: StockPaths, tmp_path: Path) -> None:
+    pretrain(PretrainOptions(paths, tmp_path, steps=1, held_out_per_class=5, **OPTIONS))
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(WeightsError, match="sha256"):

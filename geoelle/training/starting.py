@@ -1,0 +1,103 @@
+"""Starting from the weights of the first compact encoder, which knew red, green and blue alone.
+
+Blocks, norms and decoder are taken as they are. The weights of its three bands become three of the bases, and the
+mixtures are set so that red, green and blue give each its own, whatever else the new bands will learn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from geoelle.encoders.cards import CARD_FILE, read_card
+from geoelle.encoders.compact_bands import BandWeights
+from geoelle.encoders.compact_model import CompactMAE
+from geoelle.encoders.compact_runtime import check_sha256
+from geoelle.errors import WeightsError
+from geoelle.training.batches import Stock, wavelengths_of
+from geoelle.training.sources import BANDS, RGB
+
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class StartWeights:
+    """Weights of the first version, with the normalisation they were trained under."""
+
+    tensors: dict[str, Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    sha256: str
+
+    def apply(self, model: CompactMAE, stock: Stock) -> None:
+        """Set a network's weights so that on red, green and blue it does what the first version did.
+
+        Raises:
+            WeightsError: If the networks differ in width or depth.
+        """
+        width, values = model.config.width, model.config.patch_px**2
+        own = model.state_dict()
+        same = [key for key in self.tensors if key in own and not key.startswith(("embed.", "to_pixels."))]
+        for key in same:
+            if own[key].shape != self.tensors[key].shape:
+                raise WeightsError(
+                    f"{key} has shape {tuple(self.tensors[key].shape)}. Expected {tuple(own[key].shape)}."
+                )
+            own[key].copy_(self.tensors[key])
+        missing = [k for k in own if k not in same and not k.startswith(("embed", "to_pixels"))]
+        if missing:
+            raise WeightsError(f"The weights to start from lack {missing}. Expected a network of the same depth.")
+        order = [BANDS.index(band) for band in RGB]
+        mean, std = torch.tensor(stock.mean)[order], torch.tensor(stock.std)[order]
+        # x1 = a x2 + b takes a pixel from this normalisation to the one of the first version.
+        a = std * self.scale / torch.tensor(self.std)
+        b = (mean * self.scale - torch.tensor(self.mean)) / torch.tensor(self.std)
+        embed = self.tensors["embed.weight"].reshape(width, values, len(RGB)).permute(2, 1, 0)  # band, value, width
+        _set_bands(model.embed, embed * a[:, None, None] * len(RGB))
+        with torch.no_grad():
+            model.embed_bias.weight.zero_()
+            model.embed_bias.bias.copy_(self.tensors["embed.bias"] + torch.einsum("bvw,b->w", embed, b))
+        decode = self.tensors["to_pixels.weight"].reshape(values, len(RGB), -1).permute(1, 2, 0)
+        bias = self.tensors["to_pixels.bias"].reshape(values, len(RGB)).T[:, None]
+        _set_bands(model.to_pixels, torch.cat([decode, bias], dim=1))
+
+
+def _set_bands(weights: BandWeights, rgb: Tensor) -> None:
+    """Make the weights of red, green and blue those given; other bands get their mean and some of every free basis."""
+    lambdas = wavelengths_of(BANDS)
+    n_rgb = len(RGB)
+    with torch.no_grad():
+        weights.bases[:n_rgb] = rgb.flatten(1)
+        weights.bases[n_rgb:] *= 0.3
+        hidden = weights.hidden(lambdas)
+        wanted = torch.randn(len(BANDS), len(weights.bases))
+        wanted[:, :n_rgb] = 1 / n_rgb
+        for i, band in enumerate(RGB):
+            row = wanted[BANDS.index(band)]
+            row.zero_()
+            row[i] = 1.0
+        hidden = torch.cat([hidden, torch.ones(len(BANDS), 1)], dim=1).double()
+        gram = hidden @ hidden.T + _RIDGE * torch.eye(len(BANDS), dtype=torch.float64)
+        solution = hidden.T @ torch.linalg.solve(gram, wanted.double())
+        weights.mixture.weight.copy_(solution[:-1].T)
+        weights.mixture.bias.copy_(solution[-1])
+
+
+def read_start(folder: str | Path) -> StartWeights:
+    """Weights and normalisation of the first version's folder.
+
+    Raises:
+        WeightsError: If card or weights are missing or damaged.
+    """
+    folder = Path(folder)
+    card = read_card(folder / CARD_FILE)
+    check_sha256(folder / card.weights, card.weights_sha256)
+    tensors = load_file(folder / card.weights)
+    if card.bands != RGB or "embed.weight" not in tensors:
+        raise WeightsError(f"{folder} holds no encoder of {RGB}. Expected the first version, compact-rgb.")
+    return StartWeights(tensors, card.mean, card.std, card.scale, card.weights_sha256)
