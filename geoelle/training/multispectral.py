@@ -6,6 +6,7 @@ than rows. The figures say whether a set of bands works, not by how much it beat
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,13 @@ def evaluate_set(trained: TrainedModel, name: str, chips: HeldChips) -> dict[str
     predictors: dict[str, Doubles] = {rival: known[:, [i]] for i, rival in enumerate(RIVALS)}
     predictors["rivals together"] = known
     predictors |= {f"probe ({pooling})": embeddings[pooling] for pooling in POOLINGS}
-    scores = {}
+    scores: dict[str, dict[str, float | None]] = {}
     for title, features in predictors.items():
         # Predicted as its root, where a line fits better and nothing falls below zero; scored as the loss.
         predicted = np.maximum(out_of_fold(features, np.sqrt(loss), chips.fold, "classes"), 0.0) ** 2
-        scores[title] = {"r": round(correlation(predicted, loss), 4)}
+        scores[title] = {"r": _defined(correlation(predicted, loss))}
         if title.startswith("probe"):
-            scores[title]["partial_r"] = round(partial_r(predicted, loss, known), 4)
+            scores[title]["partial_r"] = _defined(partial_r(predicted, loss, known))
     return {
         "encoder": name,
         "chip_size_px": int(pixels.shape[-1]),
@@ -58,9 +59,14 @@ def evaluate_set(trained: TrainedModel, name: str, chips: HeldChips) -> dict[str
         "n_groups": len(np.unique(chips.group)),
         "mean_loss": round(float(loss.mean()), 4),
         "sd_loss": round(float(loss.std()), 4),
-        "ceiling": round(ceiling_of(losses, "loss"), 4),
+        "ceiling": _defined(ceiling_of(losses, "loss")),
         "scores": scores,
     }
+
+
+def _defined(value: float) -> float | None:
+    """Rounded; None where it is not defined, as for a handful of chips."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def evaluate_multispectral(trained: TrainedModel, held: HeldOut) -> list[dict[str, Any]]:
@@ -81,10 +87,10 @@ def multispectral_table(rows: list[dict[str, Any]]) -> str:
         "|---" * (7 + len(titles)) + "|",
     ]
     for row in rows:
-        cells = [f"{row['scores'][title]['r']:.3f}" for title in titles]
+        found = [row["scores"][title]["r"] for title in titles] + [row["scores"]["probe (mean)"]["partial_r"]]
+        cells = ["" if value is None else f"{value:.3f}" for value in found]
         lines.append(
             f"| {row['encoder']} | {row['gsd_m']:g} m | {row['chip_size_px']} px | {row['n_chips']} | "
-            f"{row['n_groups']} | {row['mean_loss']:.3f} ± {row['sd_loss']:.3f} | {' | '.join(cells)} | "
-            f"{row['scores']['probe (mean)']['partial_r']:.3f} |"
+            f"{row['n_groups']} | {row['mean_loss']:.3f} ± {row['sd_loss']:.3f} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)

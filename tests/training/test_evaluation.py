@@ -17,7 +17,15 @@ from geoelle.encoders.compact_cards import BAND_SETS
 from geoelle.encoders.compact_model import CompactConfig
 from geoelle.errors import ConfigError, SchemaError, WeightsError
 from geoelle.probe.measures import partial_r, reliability
-from geoelle.training import PretrainOptions, evaluate, load_exported, pretrain, read_eurosat, split_holdout
+from geoelle.training import (
+    PretrainOptions,
+    StockPaths,
+    evaluate,
+    load_exported,
+    multispectral_table,
+    pretrain,
+    table,
+)
 from geoelle.training.evaluation import (
     TARGETS,
     class_folds,

@@ -1,4 +1,4 @@
-"""The multispectral stock: bands by name, the offset taken out, nothing on both sides of the hold-out, steps by seed."""
+"""The stock: bands by name, the offset taken out, nothing on both sides of the hold-out, steps by the seed."""
 
 from __future__ import annotations
 
