@@ -13,7 +13,7 @@ import torch
 from clay_upstream import CHECKPOINT, Upstream, difference, make_batch
 from rasterio.warp import transform
 
-from geoelle.encoders import Encoder, check_batch, get_card, list_encoders, load_encoder, opening, split_name
+from geoelle.encoders import Encoder, check_batch, checkpoints, get_card, list_encoders, load_encoder, split_name
 from geoelle.encoders.clay import SENSORS, load_clay
 from geoelle.encoders.clay_model import ClayNetwork
 from geoelle.encoders.inputs import normalised
@@ -289,7 +289,7 @@ def write_lightning(folder: Path, state: dict[str, torch.Tensor], **more: Any) -
 
 @pytest.fixture
 def checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "get_checkpoint", {"clay-v1.5": CHECKPOINT}.__getitem__)
+    monkeypatch.setitem(checkpoints._CHECKPOINTS, "clay-v1.5", CHECKPOINT)
 
 
 @pytest.mark.usefixtures("checkpoint")
@@ -298,6 +298,10 @@ def test_the_published_layout_is_opened(older: bool, upstream: Upstream, tmp_pat
     path = write_lightning(
         tmp_path, upstream.state, tensors={"mrl.layers.0.weight": torch.zeros(2, 2)} if older else {}
     )
+    state = checkpoints.read_state(path, CHECKPOINT)
+    assert set(state.tensors) == set(upstream.network.state_dict())
+    for part in ("teacher.cls_token", "proj.weight", *(["mrl.layers.0.weight"] if older else [])):
+        assert any(name.endswith(part) for name in state.dropped)
     for weights in (path, tmp_path):
         encoder = open_encoder(upstream.card(), lambda _: ClayNetwork(upstream.config), weights=weights, device="cpu")
         assert difference(encoder.embed(upstream.batch()), upstream.data["emb_cls"]) < 1e-5
