@@ -43,7 +43,7 @@ class DofaConfig:
     decoder_heads: int = 16
     mask_ratio: float = 0.75
     norm: bool = True
-    """Whether there is a final norm; torchgeo's file lacks it, and then there are neither class token nor tokens."""
+    """Whether there is a final norm; torchgeo's file lacks it: then there is no class token, and tokens are raw."""
     decoder: bool = True
     """Whether there is a decoder, with its mask token and the projector of the teacher's term."""
 
@@ -169,6 +169,12 @@ class DofaNetwork(Network):
         latent = self._visible(patches, hidden)
         return latent[:, 0], self._decode(latent, hidden, waves)
 
+    def teacher_features(self, inputs: Inputs) -> Tensor:
+        """What pretraining compared with the teacher's features, (chip, feature): from the last block but one."""
+        x, kept = self._blocks(self._patches(inputs)[0], (self.config.depth - 2,))
+        projected: Tensor = self.projector(kept[0].mean(dim=1))
+        return projected
+
     def targets(self, pixels: Tensor) -> Tensor:
         """Patches (chip, token, value), pixel by pixel with the band running fastest, standardised each (unbiased)."""
         p, side = self.config.patch_px, self.config.side
@@ -188,7 +194,8 @@ class DofaNetwork(Network):
         pixels = inputs.pixels[:, 0]
         if len(inputs.wavelength_um) != pixels.shape[1]:
             raise EncoderInputError(
-                f"DOFA was given {len(inputs.wavelength_um)} wavelengths for {pixels.shape[1]} bands. Expected one each."
+                f"DOFA was given {len(inputs.wavelength_um)} wavelengths for {pixels.shape[1]} bands. "
+                "Expected as many. Name one for each band."
             )
         tokens, waves = self.patch_embed(pixels, inputs.wavelength_um.to(pixels.dtype))
         return tokens + self.pos_embed[:, 1:], waves
@@ -205,7 +212,7 @@ class DofaNetwork(Network):
         return x, tuple(outputs[i] for i in layers)
 
     def _visible(self, patches: Tensor, hidden: Tensor) -> Tensor:
-        """Encode what a mask leaves, after the final norm: (chip, 1 + visible, feature), in the order of the patches."""
+        """What a mask leaves, encoded, after the final norm: (chip, 1 + visible, feature)."""
         if not self.config.decoder or self.norm is None:
             raise EncoderError("These DOFA weights hold no decoder, so there is no loss. Use the full checkpoint.")
         seen = patches[~hidden].reshape(len(patches), -1, patches.shape[2])
