@@ -171,7 +171,7 @@ class DofaNetwork(Network):
 
     def teacher_features(self, inputs: Inputs) -> Tensor:
         """What pretraining compared with the teacher's features, (chip, feature): from the last block but one."""
-        x, kept = self._blocks(self._patches(inputs)[0], (self.config.depth - 2,))
+        _, kept = self._blocks(self._patches(inputs)[0], (self.config.depth - 2,))
         projected: Tensor = self.projector(kept[0].mean(dim=1))
         return projected
 
