@@ -3,6 +3,8 @@
 Importing this package imports neither torch nor onnxruntime.
 """
 
+from functools import partial
+
 from geoelle.encoders.compact import compact_rgb_card
 from geoelle.encoders.dofa import FEEDS as DOFA_FEEDS
 from geoelle.encoders.dofa import dofa_base_card, dofa_large_card
@@ -19,6 +21,8 @@ from geoelle.encoders.registry import (
     unregister,
     variants_of,
 )
+from geoelle.encoders.satclip import NAMES as SATCLIP_NAMES
+from geoelle.encoders.satclip import satclip_card
 
 __all__ = [
     "Encoder",
@@ -41,3 +45,10 @@ register(
 register(
     "dofa-large", card=dofa_large_card, factory="geoelle.encoders.dofa:load_dofa_large", variants=tuple(DOFA_FEEDS)[1:]
 )
+for _name in SATCLIP_NAMES:
+    register(
+        _name,
+        card=partial(satclip_card, _name),
+        factory=f"geoelle.encoders.satclip:load_{_name.removeprefix('satclip-').replace('-', '_')}",
+        variants=("cosine",) if _name.endswith("-l10") else (),
+    )

@@ -24,11 +24,14 @@ from geoelle.errors import EncoderError
 EARTH_RADIUS_KM = 6371.0
 
 
+type Tower = Literal["vit", "resnet18", "resnet50", "clip-vit"]
+
+
 @dataclass(frozen=True, slots=True)
 class SatclipConfig:
     """Shape of both towers."""
 
-    tower: Literal["vit", "resnet18", "resnet50", "clip-vit"] = "vit"
+    tower: Tower = "vit"
     """`clip-vit` is the transformer of OpenAI's CLIP, which upstream's code has but no published checkpoint."""
     chip_size_px: int = 224
     patch_px: int = 16
@@ -161,7 +164,7 @@ class SatclipNetwork(Network):
         return encoded
 
     def pool(self, encoded: Encoded, pooling: str) -> Tensor:
-        """`backbone`: class token, or mean of a ResNet's cells. `projected`: that, in the embedding shared with places."""
+        """`backbone`: class token, or mean of a ResNet's cells. `projected`: that, in the space of the places."""
         features = super().pool(encoded, "cls" if pooling != "mean" else "mean")
         if pooling != "projected":
             return features
