@@ -24,6 +24,7 @@ from geoelle.records import ChipBatch, EncoderCard
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from geoelle.encoders.dofa_model import DofaConfig
     from geoelle.encoders.network import Network
     from geoelle.encoders.torch_encoder import TorchEncoder
 
@@ -229,26 +230,37 @@ def prepare(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
 
 def load_dofa_base(variant: Variant, **options: Any) -> TorchEncoder:
     """What the registry calls."""
-    return _load(dofa_base_card(variant), **options)
+    from geoelle.encoders.dofa_model import BASE
+
+    return open_dofa(dofa_base_card(variant), BASE, **options)
 
 
 def load_dofa_large(variant: Variant, **options: Any) -> TorchEncoder:
     """What the registry calls."""
-    return _load(dofa_large_card(variant), **options)
+    from geoelle.encoders.dofa_model import LARGE
+
+    return open_dofa(dofa_large_card(variant), LARGE, **options)
 
 
-def _load(card: EncoderCard, **options: Any) -> TorchEncoder:
-    from geoelle.encoders.dofa_model import BASE, LARGE, DofaNetwork
+def open_dofa(card: EncoderCard, config: DofaConfig, **options: Any) -> TorchEncoder:
+    """Open weights of this shape, with whatever of norm and decoder they hold; options as `open_encoder`.
+
+    Raises:
+        WeightsError: As `open_encoder`.
+    """
+    from geoelle.encoders.dofa_model import DofaNetwork
     from geoelle.encoders.opening import open_encoder
 
-    size = BASE if card.n_layers == BASE.depth else LARGE
-
     def build(tensors: Mapping[str, Tensor] | None) -> Network:
-        if tensors is None:
-            return DofaNetwork(replace(size, norm="cls" in card.poolings, decoder=card.loss_kind != "unavailable"))
-        return DofaNetwork(replace(size, norm="norm.weight" in tensors, decoder=_has_decoder(tensors)))
+        norm = "cls" in card.poolings if tensors is None else _has_norm(tensors)
+        decoder = card.loss_kind == "own" if tensors is None else _has_decoder(tensors)
+        return DofaNetwork(replace(config, norm=norm, decoder=decoder))
 
     return open_encoder(card, build, prepare=prepare, convert=_lean, adapt=adapt, **options)
+
+
+def _has_norm(tensors: Mapping[str, Any]) -> bool:
+    return "norm.weight" in tensors
 
 
 def _has_decoder(tensors: Mapping[str, Any]) -> bool:
@@ -264,7 +276,7 @@ def _lean(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def adapt(card: EncoderCard, tensors: Mapping[str, Tensor]) -> EncoderCard:
     """The card of a known checkpoint: with a decoder there is the loss, with a final norm the other poolings."""
-    decoder, norm = _has_decoder(tensors), "norm.weight" in tensors
+    decoder, norm = _has_decoder(tensors), _has_norm(tensors)
     return replace(
         card,
         loss_kind="own" if decoder else "unavailable",

@@ -113,7 +113,7 @@ def satclip_card(name: str, variant: Variant) -> EncoderCard:
         weights=f"{name}.ckpt",
         weights_sha256="",
         not_good_for="Small differences inside a scene: the image tower was trained for other ends and frozen, and "
-        "only its last linear layer learnt to tell places apart. What it learnt is to say where on Earth an image was taken.",
+        "only its last linear layer learnt, namely to say where on Earth an image was taken.",
         training="S2-100K: 100,000 Sentinel-2 chips over land, 2021-2023, with their places. Image tower: "
         "MoCo on SSL4EO-S12, frozen but for its last layer; location tower: spherical harmonics of "
         f"{degrees[1:]} degrees and a SIREN of two layers.",
