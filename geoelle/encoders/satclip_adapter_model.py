@@ -26,6 +26,7 @@ class SatclipEncoder(TorchEncoder):
         """Wrap a network with its weights loaded; options as `TorchEncoder`."""
         super().__init__(card, network, **options)
         self._towers = network
+        self._width = int(network.visual.num_features)  # which is not the card's, where the embedding is projected
         self._bank: Bank | None = None
 
     def embed(self, batch: ChipBatch, *, pooling: str | None = None, layer: int | None = None) -> Floats:
@@ -44,7 +45,8 @@ class SatclipEncoder(TorchEncoder):
                     "Ask for pooling 'backbone' or 'mean'."
                 )
             pooling = pooling or "backbone"
-        return super().embed(batch, pooling=pooling, layer=layer)
+        found = super().embed(batch, pooling=pooling, layer=layer)
+        return found if len(batch) or pooling in (None, "projected") else np.empty((0, self._width), np.float32)
 
     def embed_tokens(self, batch: ChipBatch, *, layer: int | None = None) -> Floats:
         """See `Encoder.embed_tokens`; a ResNet's tokens are the cells of its last feature map.
@@ -54,7 +56,8 @@ class SatclipEncoder(TorchEncoder):
         """
         if layer is not None:
             self._check_layers()
-        return super().embed_tokens(batch, layer=layer)
+        found = super().embed_tokens(batch, layer=layer)
+        return found if len(batch) else np.empty((*found.shape[:3], self._width), np.float32)
 
     def fixed_masks(
         self, chip_ids: NDArray[np.str_], k: int, chip_size_px: int, *, n_steps: int = 1

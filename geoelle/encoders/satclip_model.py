@@ -55,6 +55,7 @@ class ClipVit(nn.Module):  # type: ignore[misc]
     def __init__(self, config: SatclipConfig) -> None:
         super().__init__()
         c = config
+        self.num_features = c.width
         self.conv1 = nn.Conv2d(c.n_bands, c.width, c.patch_px, c.patch_px, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(c.width) * c.width**-0.5)
         n_tokens = (c.chip_size_px // c.patch_px) ** 2 + 1
