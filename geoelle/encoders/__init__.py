@@ -6,8 +6,8 @@ Importing this package imports neither torch nor onnxruntime.
 from functools import partial
 
 from geoelle.encoders.compact import compact_rgb_card
+from geoelle.encoders.dofa import CARDS as DOFA_CARDS
 from geoelle.encoders.dofa import FEEDS as DOFA_FEEDS
-from geoelle.encoders.dofa import dofa_base_card, dofa_large_card
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
 from geoelle.encoders.protocol import Encoder
@@ -39,12 +39,13 @@ __all__ = [
 ]
 
 register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:load_compact_rgb")
-register(
-    "dofa-base", card=dofa_base_card, factory="geoelle.encoders.dofa:load_dofa_base", variants=tuple(DOFA_FEEDS)[1:]
-)
-register(
-    "dofa-large", card=dofa_large_card, factory="geoelle.encoders.dofa:load_dofa_large", variants=tuple(DOFA_FEEDS)[1:]
-)
+for _name, _card in DOFA_CARDS.items():
+    register(
+        _name,
+        card=_card,
+        factory=f"geoelle.encoders.dofa:load_{_name.replace('-', '_')}",
+        variants=tuple(DOFA_FEEDS)[1:],
+    )
 for _name in SATCLIP_NAMES:
     register(
         _name,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoelle.encoders.inputs import usable
-from geoelle.encoders.registry import Variant
+from geoelle.encoders.registry import CardOf, Variant
 from geoelle.errors import EncoderError
 from geoelle.records import ChipBatch, EncoderCard
 
@@ -41,6 +41,9 @@ _OWN_LOSS = (
     "distance between its features and those of a teacher network; that term is left out."
 )
 _NO_LOSS = "These weights hold an encoder without its decoder, so DOFA's own loss cannot be computed."
+_FROM = "Xiong et al. 2024, arXiv:2403.15356; weights CC BY 4.0,"
+_TORCHGEO = f"{_FROM} torchgeo/dofa on Hugging Face, revision b8db318b64a90b9e085ec04ba8851233c5893666."
+_NO_NORM = "These weights lack the final norm: tokens are given as they are before it."
 _ALL_POOLINGS = ("upstream", "cls", "mean")
 
 
@@ -111,7 +114,7 @@ FEEDS: Mapping[str, _Feed] = {
 
 
 def dofa_base_card(variant: Variant) -> EncoderCard:
-    """The card of `dofa-base`, for the full checkpoint.
+    """The card of `dofa-base`: the encoder as torchgeo holds it.
 
     Raises:
         EncoderError: If there is no such variant.
@@ -120,13 +123,10 @@ def dofa_base_card(variant: Variant) -> EncoderCard:
         _card("dofa-base", variant),
         n_features=768,
         n_layers=12,
-        n_parameters=155_201_792,
-        loss_kind="own",
-        loss_definition=_OWN_LOSS,
-        poolings=_ALL_POOLINGS,
-        weights="DOFA_ViT_base_e120_full_weight.pth",
-        source="Weights: earthflow/DOFA on Hugging Face, revision 61ce7f11c78ff1677af3e1882fdedc02e3fbc647 "
-        "(Xiong et al. 2024, arXiv:2403.15356), CC BY 4.0.",
+        n_parameters=111_310_592,
+        loss_definition=f"{_NO_LOSS} dofa-base-full has one.",
+        weights="dofa_base_patch16_224-a0275954.pth",
+        source=_TORCHGEO,
     )
 
 
@@ -141,13 +141,37 @@ def dofa_large_card(variant: Variant) -> EncoderCard:
         n_features=1024,
         n_layers=24,
         n_parameters=337_103_360,
-        loss_kind="unavailable",
         loss_definition=_NO_LOSS,
-        poolings=("upstream",),
         weights="dofa_large_patch16_224-0ff904d3.pth",
-        source="Weights: torchgeo/dofa on Hugging Face, revision b8db318b64a90b9e085ec04ba8851233c5893666 "
-        "(Xiong et al. 2024, arXiv:2403.15356), CC BY 4.0.",
+        source=_TORCHGEO,
     )
+
+
+def dofa_base_full_card(variant: Variant) -> EncoderCard:
+    """The card of `dofa-base-full`: the one published file with a decoder, of a later epoch than `dofa-base`.
+
+    Raises:
+        EncoderError: If there is no such variant.
+    """
+    return replace(
+        _card("dofa-base-full", variant),
+        n_features=768,
+        n_layers=12,
+        n_parameters=155_201_792,
+        loss_kind="own",
+        loss_definition=_OWN_LOSS,
+        poolings=_ALL_POOLINGS,
+        weights="DOFA_ViT_base_e120_full_weight.pth",
+        source=f"{_FROM} earthflow/DOFA on Hugging Face, revision 61ce7f11c78ff1677af3e1882fdedc02e3fbc647, which is "
+        "no longer in its main branch. Embeddings are not those of dofa-base, whose weights are of an earlier epoch.",
+    )
+
+
+CARDS: Mapping[str, CardOf] = {
+    "dofa-base": dofa_base_card,
+    "dofa-base-full": dofa_base_full_card,
+    "dofa-large": dofa_large_card,
+}
 
 
 def _card(name: str, variant: Variant) -> EncoderCard:
@@ -191,6 +215,7 @@ def _card(name: str, variant: Variant) -> EncoderCard:
         "cannot be told apart; use the file named here.",
         training="Masked autoencoder on SatlasPretrain (Sentinel-1, Sentinel-2, NAIP), Gaofen-2 and EnMAP; "
         "random crops of 20 to 100 % of an image's area resized to 224 px, so pixel sizes varied about twofold.",
+        poolings=("upstream",),
         checkpoint=name,
         trained_gsd_m=(feed.gsd_m,),
         differs=differs,
@@ -235,6 +260,13 @@ def load_dofa_base(variant: Variant, **options: Any) -> TorchEncoder:
     return open_dofa(dofa_base_card(variant), BASE, **options)
 
 
+def load_dofa_base_full(variant: Variant, **options: Any) -> TorchEncoder:
+    """What the registry calls."""
+    from geoelle.encoders.dofa_model import BASE
+
+    return open_dofa(dofa_base_full_card(variant), BASE, **options)
+
+
 def load_dofa_large(variant: Variant, **options: Any) -> TorchEncoder:
     """What the registry calls."""
     from geoelle.encoders.dofa_model import LARGE
@@ -277,11 +309,15 @@ def _lean(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def adapt(card: EncoderCard, tensors: Mapping[str, Tensor]) -> EncoderCard:
     """The card of a known checkpoint: with a decoder there is the loss, with a final norm the other poolings."""
     decoder, norm = _has_decoder(tensors), _has_norm(tensors)
+    if decoder != (card.loss_kind == "own"):
+        card = replace(
+            card,
+            loss_kind="own" if decoder else "unavailable",
+            loss_definition=_OWN_LOSS if decoder else _NO_LOSS,
+        )
     return replace(
         card,
-        loss_kind="own" if decoder else "unavailable",
-        loss_definition=_OWN_LOSS if decoder else _NO_LOSS,
         poolings=_ALL_POOLINGS if norm else ("upstream",),
-        differs=card.differs if norm else (*card.differs, "These weights lack the final norm: tokens come before it."),
+        differs=card.differs if norm else (*card.differs, _NO_NORM),
         n_parameters=sum(tensor.numel() for tensor in tensors.values()),
     )

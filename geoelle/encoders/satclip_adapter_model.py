@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ class SatclipEncoder(TorchEncoder):
     def __init__(self, card: EncoderCard, network: SatclipNetwork, **options: Any) -> None:
         """Wrap a network with its weights loaded; options as `TorchEncoder`."""
         super().__init__(card, network, **options)
-        self._towers = network
         self._width = int(network.visual.num_features)  # which is not the card's, where the embedding is projected
         self._bank: Bank | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The places lie where the network does; another process embeds them where its own is.
+        return dict(cast(dict[str, Any], super().__getstate__())) | {"_bank": None}
 
     def embed(self, batch: ChipBatch, *, pooling: str | None = None, layer: int | None = None) -> Floats:
         """See `Encoder.embed`. `projected` has the card's length, `backbone` and `mean` that of the image tower.
@@ -112,6 +115,10 @@ class SatclipEncoder(TorchEncoder):
         image = self.network.pool(self.network.encode(inputs), "projected")
         with torch.autocast(inputs.pixels.device.type, enabled=False):
             return measure(image, inputs.lonlat)[:, None]
+
+    @property
+    def _towers(self) -> SatclipNetwork:
+        return cast(SatclipNetwork, self.network)
 
     def _one_minus_cosine(self, image: Tensor, lonlat: Tensor) -> Tensor:
         return 1 - cosines(image, self._towers.locate(lonlat)).diagonal()

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchgeo.models import DOFA
 
-from geoelle.encoders import Variant, get_card, load_encoder
+from geoelle.encoders import get_card, load_encoder, variants_of
 from geoelle.encoders.checkpoints import Checkpoint
-from geoelle.encoders.dofa import FEEDS, adapt, open_dofa, prepare, to_8_bit
+from geoelle.encoders.dofa import CARDS, FEEDS, adapt, open_dofa, prepare, to_8_bit
 from geoelle.encoders.dofa_model import BASE, LARGE, DofaConfig, DofaNetwork
 from geoelle.encoders.network import Inputs
 from geoelle.encoders.torch_encoder import TorchEncoder
@@ -138,8 +138,15 @@ def test_names_and_shapes_are_the_published_ones(name: str, config: DofaConfig, 
 
 def test_parameters_on_the_cards_are_counted() -> None:
     with torch.device("meta"):
-        base, large = DofaNetwork(BASE), DofaNetwork(replace(LARGE, norm=False, decoder=False))
-    for name, network, config in (("dofa-base", base, BASE), ("dofa-large", large, LARGE)):
+        full, base, large = (
+            DofaNetwork(config)
+            for config in (BASE, replace(BASE, norm=False, decoder=False), replace(LARGE, norm=False, decoder=False))
+        )
+    for name, network, config in (
+        ("dofa-base-full", full, BASE),
+        ("dofa-base", base, BASE),
+        ("dofa-large", large, LARGE),
+    ):
         card = get_card(name)
         assert sum(p.numel() for p in network.parameters()) == card.n_parameters
         assert (config.width, config.depth, config.mask_ratio) == (card.n_features, card.n_layers, card.mask_ratio)
@@ -172,12 +179,11 @@ def test_many_masks_are_one_by_one(network: DofaNetwork, data: dict[str, Tensor]
 def test_every_band_needs_its_wavelength(network: DofaNetwork, data: dict[str, Tensor]) -> None:
     with pytest.raises(EncoderInputError, match="8 wavelengths for 9 bands"):
         network.encode(inputs(data["x"], data["waves"][:8]))
-    for name in ("dofa-base", "dofa-base:sentinel-1-rtc", "dofa-base:naip", "dofa-large"):
-        card = get_card(name)
+    for card in variants_of("dofa-base"):
         assert len(card.wavelength_um) == len(card.bands) == len(card.mean) == len(card.std)
 
 
-def small_card(name: str = "dofa-base") -> EncoderCard:
+def small_card(name: str = "dofa-base-full") -> EncoderCard:
     return replace(get_card(name), chip_sizes_px=(64,), n_features=48, n_layers=2)
 
 
@@ -314,8 +320,8 @@ def test_low_precision_stays_near(network: DofaNetwork) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes tensors as a checkpoint's file and lets `dofa-base` stand for it."""
-    checkpoint = Checkpoint("dofa-base", "", "weights.pth", None, "", None, None, "CC BY 4.0", False, inside="model")
+    """Writes tensors as a file and lets it be the checkpoint of any card."""
+    checkpoint = Checkpoint("dofa", "", "weights.pth", None, "", None, None, "CC BY 4.0", False, inside="model")
     monkeypatch.setattr("geoelle.encoders.opening.get_checkpoint", lambda _: checkpoint)
 
     def save(tensors: Mapping[str, Tensor]) -> Path:
@@ -364,17 +370,20 @@ def test_half_a_decoder_is_refused(saved: Any, fixture: dict[str, Any]) -> None:
 
 
 def test_loss_kinds_are_told_before_anything_is_opened(fixture: dict[str, Any]) -> None:
-    base, large = get_card("dofa-base"), get_card("dofa-large")
-    assert (base.loss_kind, large.loss_kind) == ("own", "unavailable")
-    assert "teacher" in base.loss_definition
-    assert adapt(large, fixture["state_dict"]).loss_kind == "own"
-    assert not base.validated
-    assert "August 2024" in base.not_good_for
-    assert Variant(what="naip").name("dofa-base") == get_card("dofa-base:naip").name
+    kinds = {name: get_card(name).loss_kind for name in CARDS}
+    assert kinds == {"dofa-base": "unavailable", "dofa-base-full": "own", "dofa-large": "unavailable"}
+    assert "teacher" in get_card("dofa-base-full").loss_definition
+    assert "dofa-base-full" in get_card("dofa-base").loss_definition
+    for name in CARDS:
+        for card in variants_of(name):
+            assert not card.validated
+            assert "August 2024" in card.not_good_for
+            assert card.checkpoint == name
+            assert adapt(card, fixture["state_dict"]).loss_kind == "own"
 
 
 def test_real_chips_through_a_small_network(shared_data: Path) -> None:
-    card = replace(get_card("dofa-base"), n_features=48, n_layers=2)
+    card = replace(get_card("dofa-base-full"), n_features=48, n_layers=2)
     encoder = open_dofa(card, replace(SMALL, chip_size_px=224), random_seed=0, device="cpu")
     batch = real_batch(shared_data, card)
     assert encoder.embed(batch).std(axis=0).min() > 0
@@ -385,7 +394,7 @@ def test_real_chips_through_a_small_network(shared_data: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["dofa-base", "dofa-large"])
+@pytest.mark.parametrize("name", list(CARDS))
 def test_real_chips_through_the_official_sizes(name: str, shared_data: Path) -> None:
     encoder = load_encoder(name, random_seed=0, device="cpu")
     batch = real_batch(shared_data, encoder.card, 2)
@@ -394,7 +403,7 @@ def test_real_chips_through_the_official_sizes(name: str, shared_data: Path) -> 
     assert np.isfinite(embedding).all()
     assert encoder.card.weights_sha256 == "random-0"
     masks = encoder.fixed_masks(batch.chip_id, 1, 224)
-    if name == "dofa-large":
+    if name != "dofa-base-full":
         with pytest.raises(EncoderError, match="has no loss"):
             encoder.pretraining_loss(batch, masks)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,17 @@ def test_low_precision_leaves_the_places_alone() -> None:
     assert not np.array_equal(rough.embed(batch), exact.embed(batch))
     np.testing.assert_allclose(rough.pretraining_loss(batch, masks), exact.pretraining_loss(batch, masks), rtol=0.02)
     assert rough.network.nnet.last_layer.weight.dtype == torch.float64
+
+
+def test_it_pickles_without_the_places() -> None:
+    encoder = small_encoder()
+    batch = batch_for(encoder.card)
+    masks = encoder.fixed_masks(batch.chip_id, 1, 32)
+    expected = encoder.pretraining_loss(batch, masks)
+    assert encoder._bank is not None
+    other = pickle.loads(pickle.dumps(encoder))
+    assert other._bank is None
+    np.testing.assert_array_equal(other.pretraining_loss(batch, masks), expected)
 
 
 def test_forty_degrees_embed_and_have_no_loss() -> None:
