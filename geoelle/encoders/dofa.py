@@ -93,8 +93,8 @@ FEEDS: Mapping[str, _Feed] = {
             "Pretraining saw uncalibrated ground-range amplitude cut at 255; geoelle makes it of terrain-corrected "
             "gamma nought as 536 x sqrt(power), for an incidence of 38 degrees (inferred; card's scale unused).",
             "Upstream's sources contradict each other on the order of VV and VH; the brighter statistics go to VV, as "
-            "physics has it. Both bands have one wavelength and so the same generated weights: their order is without "
-            "effect, the pairing with statistics is not.",
+            "physics has it. Both bands have one wavelength and so the same generated weights: their order changes no "
+            "embedding, the pairing with statistics would.",
             "The wavelength is the placeholder of pretraining, 3.75; upstream's examples give 5.405. Neither is the "
             "radar's 5.5 cm.",
         ),

@@ -66,20 +66,21 @@ class DofaEncoded(Encoded):
 
 
 class PixelHead(nn.Module):  # type: ignore[misc]
-    """The decoder's last layer, its weights made from the wavelengths: (token, width) to (token, pixel values).
+    """Makes the decoder's last layer from the wavelengths.
 
-    The bias that the generator makes is not used: it has the decoder's width and not a patch's.
+    The bias that the generator makes as well is not used: it has the decoder's width and not a patch's. Its rows run
+    band by band, while the targets run pixel by pixel; pretraining compared the two number by number, so this does too.
     """
 
     def __init__(self, patch_px: int, width: int) -> None:
         super().__init__()
-        self.patch_px, self.width = patch_px, width
+        self.width = width
         self.weight_generator = TransformerWeightGenerator(HYPER_WIDTH, patch_px**2 * width, width)
 
-    def forward(self, tokens: Tensor, waves: Tensor) -> Tensor:
-        """Predict pixels of every band, (..., band x patch x patch), from tokens and the encoded wavelengths."""
+    def forward(self, waves: Tensor) -> Tensor:
+        """Weights (band x patch x patch, width) from encoded wavelengths (band, 128)."""
         weights, _ = self.weight_generator(waves)
-        return F.linear(tokens, weights.reshape(-1, self.width) * HYPER_SCALE)
+        return weights.reshape(-1, self.width) * HYPER_SCALE
 
 
 class DofaNetwork(Network):
@@ -132,7 +133,7 @@ class DofaNetwork(Network):
         """Encode whole chips."""
         patches, _ = self._patches(inputs)
         x, kept = self._blocks(patches, layers)
-        tokens = x if self.norm is None else self.norm(x)
+        tokens = self._normed(x)
         return DofaEncoded(None if self.norm is None else tokens[:, 0], tokens[:, 1:], kept, x[:, 1:])
 
     def pool(self, encoded: Encoded, pooling: str) -> Tensor:
@@ -152,8 +153,9 @@ class DofaNetwork(Network):
         """Mean squared error of each patch's pixels, the target standardised by the patch's own mean and sd."""
         patches, waves = self._patches(inputs)
         target = self.targets(inputs.pixels[:, 0])
+        head = self._head(waves)
         errors = [
-            (self._decode(self._visible(patches, mask), mask, waves) - target).square().mean(dim=2)
+            (self._decode(self._visible(patches, mask), mask, head) - target).square().mean(dim=2)
             for mask in hidden.unbind(dim=1)
         ]
         return torch.stack(errors, dim=1)
@@ -166,8 +168,8 @@ class DofaNetwork(Network):
             hidden: (chip, token) bool.
         """
         patches, waves = self._patches(inputs)
-        latent = self._visible(patches, hidden)
-        return latent[:, 0], self._decode(latent, hidden, waves)
+        head, latent = self._head(waves), self._visible(patches, hidden)
+        return latent[:, 0], self._decode(latent, hidden, head)
 
     def teacher_features(self, inputs: Inputs) -> Tensor:
         """What pretraining compared with the teacher's features, (chip, feature): from the last block but one."""
@@ -211,14 +213,22 @@ class DofaNetwork(Network):
                 outputs[i] = x
         return x, tuple(outputs[i] for i in layers)
 
+    def _head(self, waves: Tensor) -> Tensor:
+        """The decoder's last layer for these bands, (band x patch x patch, decoder's feature)."""
+        if not self.config.decoder or self.norm is None:
+            raise EncoderError("These DOFA weights hold no decoder, so there is no loss. Use those of dofa-base-full.")
+        head: Tensor = self.decoder_pred(waves)
+        return head
+
     def _visible(self, patches: Tensor, hidden: Tensor) -> Tensor:
         """What a mask leaves, encoded, after the final norm: (chip, 1 + visible, feature)."""
-        if not self.config.decoder or self.norm is None:
-            raise EncoderError("These DOFA weights hold no decoder, so there is no loss. Use the full checkpoint.")
         seen = patches[~hidden].reshape(len(patches), -1, patches.shape[2])
-        return self.norm(self._blocks(seen)[0])
+        return self._normed(self._blocks(seen)[0])
 
-    def _decode(self, latent: Tensor, hidden: Tensor, waves: Tensor) -> Tensor:
+    def _normed(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
+
+    def _decode(self, latent: Tensor, hidden: Tensor, head: Tensor) -> Tensor:
         """Pixels of every patch (chip, token, value) from the class token and the visible patches."""
         x = self.decoder_embed(latent)
         tokens = self.mask_token.to(x.dtype).expand(*hidden.shape, -1).clone()
@@ -226,7 +236,7 @@ class DofaNetwork(Network):
         x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x)[:, 1:], waves)
+        return F.linear(self.decoder_norm(x)[:, 1:], head)
 
 
 def _positions(side: int, width: int) -> Tensor:
