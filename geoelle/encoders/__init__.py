@@ -3,7 +3,14 @@
 Importing this package imports neither torch nor onnxruntime.
 """
 
+from functools import partial
+
+from geoelle.encoders.clay import NAME as CLAY
+from geoelle.encoders.clay import SENSORS as CLAY_SENSORS
+from geoelle.encoders.clay import clay_card
 from geoelle.encoders.compact_cards import register_compact
+from geoelle.encoders.dofa import CARDS as DOFA_CARDS
+from geoelle.encoders.dofa import FEEDS as DOFA_FEEDS
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
 from geoelle.encoders.protocol import Encoder
@@ -17,6 +24,8 @@ from geoelle.encoders.registry import (
     unregister,
     variants_of,
 )
+from geoelle.encoders.satclip import NAMES as SATCLIP_NAMES
+from geoelle.encoders.satclip import satclip_card
 
 __all__ = [
     "Encoder",
@@ -33,3 +42,18 @@ __all__ = [
 ]
 
 register_compact()
+register(CLAY, card=clay_card, factory="geoelle.encoders.clay:load_clay", variants=CLAY_SENSORS[1:])
+for _name, _card in DOFA_CARDS.items():
+    register(
+        _name,
+        card=_card,
+        factory=f"geoelle.encoders.dofa:load_{_name.replace('-', '_')}",
+        variants=tuple(DOFA_FEEDS)[1:],
+    )
+for _name in SATCLIP_NAMES:
+    register(
+        _name,
+        card=partial(satclip_card, _name),
+        factory=f"geoelle.encoders.satclip:load_{_name.removeprefix('satclip-').replace('-', '_')}",
+        variants=("cosine",) if _name.endswith("-l10") else (),
+    )
