@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
@@ -15,6 +16,8 @@ Transform = Literal["none", "sqrt", "log"]
 
 Origin = Literal["local", "shipped"]
 """`local`: fitted on pairs of the run's own area. `shipped`: came with the encoder, the cold start."""
+
+_UNIT = re.compile(r"Unit: ([^.]+)\.")
 
 FORMAT = 1
 """Raised when a stored probe can no longer be read as before."""
@@ -76,7 +79,7 @@ class ProbeMeta:
         fold_digest: str,
         origin: Origin,
         trained_on: str,
-        unit: str = "encoder loss",
+        unit: str | None = None,
     ) -> Self:
         """What a probe for this encoder's own loss has to say of itself before it is fitted.
 
@@ -89,11 +92,11 @@ class ProbeMeta:
             fold_digest: Digest of the folds, of `geoelle.holdout.fold_digest`.
             origin: Whether the pairs are the run's own.
             trained_on: Where and when the pairs come from.
-            unit: Unit of the loss.
+            unit: Unit of the loss; None takes what the card's loss definition names after `Unit:`.
         """
         return cls(
             target=card.loss_definition,
-            unit=unit,
+            unit=_unit_of(card) if unit is None else unit,
             loss_kind=card.loss_kind,
             encoder=card.name,
             encoder_card_digest=digest(card),
@@ -135,3 +138,8 @@ class ProbeMeta:
                 "Expected none or log, and local or shipped. Fit the probe again."
             )
         return cls(**{**values, "bands": tuple(values["bands"]), "scores": dict(values["scores"])})
+
+
+def _unit_of(card: EncoderCard) -> str:
+    found = _UNIT.search(card.loss_definition)
+    return found[1] if found else "encoder loss"

@@ -26,7 +26,6 @@ from geoelle.training.sources import RGB, rgb_source
 from geoelle.training.stock import HeldOut
 
 N_MASKS = 8
-LOSS_UNIT = "variances of the patch"
 _CLASSES_PER_FOLD = 2
 _HOLDOUT = "classes and scenes"
 
@@ -84,7 +83,6 @@ def fit_cold_start(encoder: Encoder, chips: HeldChips, trained_on: str) -> Probe
         fold_digest=fold_digest(keys, chips.fold, {"scheme": _HOLDOUT}),
         origin="shipped",
         trained_on=trained_on,
-        unit=LOSS_UNIT,
     )
     return fit_probe(
         encoder.embed(batch),

@@ -161,15 +161,15 @@ def _without_traces(proto: onnx.ModelProto) -> None:
 
 
 def loss_definition(config: CompactConfig) -> str:
-    """The loss of a network of this shape, in one sentence."""
-    target = (
-        "pixels standardised over all bands and pixels of each patch (squared standard deviations of the patch)"
+    """The loss of a network of this shape, with its unit."""
+    target, unit = (
+        ("pixels, standardised over all bands present and all pixels of each patch", "variances of the patch")
         if config.norm_pix
-        else "pixels standardised per band over the training set (squared standard deviations of the training set)"
+        else ("pixels, standardised per band over the training set", "variances of the training set")
     )
     return (
         f"Mean over the hidden patches ({config.mask_ratio:.0%} of all) of the mean squared error between decoded "
-        f"and true {target}."
+        f"and true {target}. Unit: {unit}."
     )
 
 

@@ -40,11 +40,15 @@ def test_runtimes_agree_for_any_bands(bands: tuple[str, ...], size: int, gsd_m: 
     masks = onnx.fixed_masks(batch.chip_id, 2, size)
     np.testing.assert_allclose(onnx.embed_tokens(batch), torch.embed_tokens(batch), atol=1e-5)
     np.testing.assert_allclose(onnx.patch_losses(batch, masks), torch.patch_losses(batch, masks), rtol=1e-5, atol=1e-5)
-    for pooling, layer in itertools.product(("cls", "mean"), (None, 0, 5)):
-        one, other = (encoder.embed(batch, pooling=pooling, layer=layer) for encoder in (onnx, torch))
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-    one, other = (encoder.embed_tokens(batch, layer=2) for encoder in (onnx, torch))
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    for pooling in ("cls", "mean"):
+        np.testing.assert_allclose(onnx.embed(batch, pooling=pooling), torch.embed(batch, pooling=pooling), atol=1e-5)
+    for layer in (0, 5):
+        # Before the last norm some features are in the hundreds: 1e-5 of the largest.
+        for one, other in (
+            (onnx.embed(batch, layer=layer), torch.embed(batch, layer=layer)),
+            (onnx.embed_tokens(batch, layer=layer), torch.embed_tokens(batch, layer=layer)),
+        ):
+            assert np.abs(one - other).max() < 1e-5 * np.abs(other).max()
 
 
 def test_pooling_and_layers_are_those_of_the_tokens(compact: CompactEncoder, make_batch: MakeBatch) -> None:
@@ -52,9 +56,9 @@ def test_pooling_and_layers_are_those_of_the_tokens(compact: CompactEncoder, mak
     layers = [compact.embed_tokens(batch, layer=layer) for layer in range(compact.card.n_layers)]
     for layer, tokens in enumerate(layers):
         assert tokens.shape == (2, 8, 8, 192)
-        np.testing.assert_allclose(
-            compact.embed(batch, pooling="mean", layer=layer), tokens.mean(axis=(1, 2)), rtol=1e-5, atol=1e-5
-        )
+        mean = tokens.mean(axis=(1, 2))
+        found = compact.embed(batch, pooling="mean", layer=layer)
+        np.testing.assert_allclose(found, mean, atol=1e-5 * np.abs(mean).max())
     assert all(np.abs(a - b).max() > 0.01 for a, b in itertools.pairwise([*layers, compact.embed_tokens(batch)]))
     assert np.abs(compact.embed(batch, pooling="cls") - compact.embed(batch, pooling="mean")).max() > 0.01
     np.testing.assert_array_equal(compact.embed(batch), compact.embed(batch, pooling=compact.card.pooling))
@@ -165,7 +169,7 @@ def test_every_set_has_its_shipped_probes(name: str) -> None:
         probe.check_fits(card, chip_size_px=size)
         assert probe.meta.origin == "shipped"
         assert "unseen by the encoder" in probe.meta.trained_on
-        assert probe.meta.unit != "encoder loss"
+        assert probe.meta.unit == "variances of the patch"
         if name == "compact-rgb" and not gsd:
             assert probe.meta.scores["r"] > 0.9
 

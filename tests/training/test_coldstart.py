@@ -18,7 +18,7 @@ from geoelle.encoders.compact_model import CompactConfig
 from geoelle.probe import Probe
 from geoelle.store.probes import read_probe
 from geoelle.training.batches import Stock
-from geoelle.training.coldstart import LOSS_UNIT, cold_start_chips, ship_cold_start
+from geoelle.training.coldstart import cold_start_chips, ship_cold_start
 from geoelle.training.export import export_compact
 from geoelle.training.loop import TrainingConfig, train
 from geoelle.training.onboard import int8_effect
@@ -49,7 +49,7 @@ def test_a_probe_for_every_set_and_size(folder: Path, held: HeldOut) -> None:
     encoder = CompactEncoder(folder, bands=BAND_SETS["compact-burn"], gsd_m=20.0)
     assert encoder.card.shipped_probes == ("probe-burn-64px-20m", "probe-burn-32px-20m")
     stored.check_fits(encoder.card, chip_size_px=32)
-    assert stored.meta.unit == LOSS_UNIT
+    assert stored.meta.unit == "variances of the patch"
     assert stored.meta.holdout == "classes and scenes"
     assert "5 chips of EuroSAT MS" in stored.meta.trained_on
     assert "of 5 scenes" in stored.meta.trained_on

@@ -73,9 +73,11 @@ def test_damaged_checkpoint_is_refused(stock: Stock, tmp_path: Path) -> None:
 
 def test_loss_falls(stock: Stock) -> None:
     losses: list[float] = []
-    config = replace(RUN, steps=150, batch=16, learning_rate=5e-3)
-    rgb = replace(stock, multispectral=())
-    train(rgb, TINY, config, on_step=lambda report: losses.append(report.loss))
+    config = replace(RUN, steps=100, batch=16, learning_rate=5e-3)
+    # Chips of one colour each: what is hidden follows from what is seen.
+    images = np.broadcast_to(stock.rgb.images.mean(axis=(2, 3), keepdims=True), stock.rgb.images.shape)
+    rgb = replace(stock, rgb=replace(stock.rgb, images=images), multispectral=())
+    train(rgb, replace(TINY, norm_pix=False), config, on_step=lambda report: losses.append(report.loss))
     assert np.mean(losses[-30:]) < 0.85 * np.mean(losses[:5])
 
 
