@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.encoders.compact_bands import BandWeights, sin_cos_positions
+from geoelle.encoders.compact_wavelength_model import BandWeights, sin_cos_positions
 
 NORM_PIX_EPS = 1e-6
 """Added to a patch's variance before its target is divided by the standard deviation."""

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from geoelle.encoders.cards import CARD_FILE, read_card
-from geoelle.encoders.compact_bands import BandWeights
 from geoelle.encoders.compact_model import CompactMAE
 from geoelle.encoders.compact_runtime import check_sha256
+from geoelle.encoders.compact_wavelength_model import BandWeights
 from geoelle.errors import WeightsError
 from geoelle.training.batches import Stock, wavelengths_of
 from geoelle.training.sources import BANDS, RGB

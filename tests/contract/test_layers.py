@@ -52,7 +52,7 @@ ONLY_IN: dict[str, set[str]] = {
     "timm": {"encoders", "training"},
     "torchgeo": {"encoders", "training"},
     "onnx": {"training"},
-    "onnxruntime": {"encoders"},
+    "onnxruntime": {"encoders", "training"},
     "folium": {"webmap"},
 }
 TORCH_AT_IMPORT = {"network", "torch_encoder", "opening"}
