@@ -33,9 +33,7 @@ def sine_code(position: Tensor, n_features: int) -> Tensor:
 def transformer_blocks(n_features: int, depth: int, heads: int, mlp_ratio: float, norm_eps: float) -> nn.ModuleList:
     """Pre-norm blocks with biases; `norm_eps` is that of every layer norm in them."""
     norm = partial(nn.LayerNorm, eps=norm_eps)
-    return nn.ModuleList(
-        [Block(n_features, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)]
-    )
+    return nn.ModuleList([Block(n_features, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
 
 
 def through_blocks(
