@@ -193,8 +193,9 @@ def _differs(model: PrithviModel, sensor: str, gsd_m: float) -> tuple[str, ...]:
 
 def prepared(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
     """Standardised pixels as `inputs.normalised` gives them, but 0.0001 where they are missing, as in pretraining."""
-    missing = ~usable(batch)[:, :, None]
-    return np.where(missing, np.float32(MISSING), normalised(card, batch)).astype(np.float32)
+    pixels = normalised(card, batch)
+    np.copyto(pixels, np.float32(MISSING), where=~usable(batch)[:, :, None])
+    return pixels
 
 
 def prithvi_config(name: str) -> PrithviConfig:

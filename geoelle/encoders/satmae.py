@@ -173,12 +173,15 @@ def quantised(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
     Returns:
         (chip, step, band, y, x).
     """
-    mean = np.array(card.mean)[:, None, None]
-    spread = 2 * np.array(card.std)[:, None, None]
+    mean, std = np.array(card.mean)[:, None, None], np.array(card.std)[:, None, None]
     # In float64: what is truncated must not hang on the last bit.
-    numbers = np.where(usable(batch)[:, :, None], batch.pixels * np.float64(card.scale), mean)
-    levels = np.clip((numbers - (mean - spread)) / (2 * spread) * 255, 0, 255).astype(np.uint8)
-    return levels.astype(np.float32) / np.float32(255)
+    levels = batch.pixels * (card.scale * 255 / (4 * std))
+    levels += (2 * std - mean) * 255 / (4 * std)
+    np.copyto(levels, 127.5, where=~usable(batch)[:, :, None])
+    np.clip(levels, 0, 255, out=levels)
+    shares: NDArray[np.float32] = levels.astype(np.uint8).astype(np.float32)
+    shares /= 255
+    return shares
 
 
 def satmae_config(name: str) -> SatMaeConfig:
