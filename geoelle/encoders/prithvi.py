@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoelle.encoders.inputs import normalised, usable
+from geoelle.encoders.inputs import normalised
 from geoelle.encoders.registry import Variant
 from geoelle.errors import EncoderError
 from geoelle.records import ChipBatch, EncoderCard
@@ -193,9 +193,7 @@ def _differs(model: PrithviModel, sensor: str, gsd_m: float) -> tuple[str, ...]:
 
 def prepared(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
     """Standardised pixels as `inputs.normalised` gives them, but 0.0001 where they are missing, as in pretraining."""
-    pixels = normalised(card, batch)
-    np.copyto(pixels, np.float32(MISSING), where=~usable(batch)[:, :, None])
-    return pixels
+    return normalised(card, batch, missing=MISSING)
 
 
 def prithvi_config(name: str) -> PrithviConfig:
