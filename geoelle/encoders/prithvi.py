@@ -187,7 +187,7 @@ def _differs(model: PrithviModel, sensor: str, gsd_m: float) -> tuple[str, ...]:
         *_DIFFERS_BY_SENSOR[sensor],
         *((_LON_LAT,) if model.coordinates else ()),
         *((_V1_EPS,) if model.n_steps == 3 else ()),
-        "Chips of fewer dates than in pretraining are taken as they are: their position codes are computed.",
+        f"Pretraining saw {model.n_steps} dates of each chip; fewer are taken for the first of them.",
     )
 
 

@@ -34,7 +34,7 @@ class PrithviConfig:
     depth: int
     heads: int
     n_steps: int
-    """Dates of pretraining: they set the size of the position codes in the file, not what the network takes."""
+    """Dates of pretraining, the most that the network takes: they set the size of the position codes in the file."""
     coordinates: bool = False
     """Whether it is told time and place (the models whose names end in TL)."""
     image_px: int = 224
@@ -209,8 +209,8 @@ def patches_of(pixels: Tensor, patch_px: int) -> Tensor:
 def published_names(tensors: Mapping[str, Tensor], config: PrithviConfig) -> dict[str, Tensor]:
     """A checkpoint's tensors under this network's names, with its own position codes.
 
-    Version 1's file has no prefixes `encoder.` and `decoder.`. Position codes are fixed and depend on the number of
-    dates, so they are computed and never loaded.
+    Version 1's file has no prefixes `encoder.` and `decoder.`. Position codes are fixed and the file's are of as many
+    dates as whoever saved it had, so they are computed and never loaded.
     """
     flat = not any(name.startswith("encoder.") for name in tensors)
     named = {(_half(name) + name if flat else name): tensor for name, tensor in tensors.items()}
@@ -229,11 +229,8 @@ def _side(config: PrithviConfig) -> int:
 
 
 def _code_for(code: Tensor, inputs: Inputs, config: PrithviConfig) -> Tensor:
-    """The position code for as many dates as there are: that in the network, or one computed anew."""
-    n_steps = inputs.pixels.shape[1]
-    if n_steps == config.n_steps:
-        return code
-    return position_code(code.shape[-1], n_steps, _side(config)).to(code.device, code.dtype)
+    """The position code of as many dates as there are: the first ones, since that of a date is its number's alone."""
+    return code[:, : 1 + inputs.pixels.shape[1] * _side(config) ** 2]
 
 
 def _told(tokens: Tensor, inputs: Inputs, time: _Scale, place: _Scale) -> Tensor:

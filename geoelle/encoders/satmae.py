@@ -105,7 +105,8 @@ def _group_card(name: str) -> EncoderCard:
         mask_ratio=0.75,
         loss_definition=(
             "Mean squared error of the hidden group tokens' reconstruction, over the group's bands and pixels; a band "
-            "goes from 0 at its mean less two standard deviations to 1 at its mean and two, in steps of 1/255."
+            "goes from 0 at its mean less two standard deviations to 1 at its mean and two, in steps of 1/255. As in "
+            "upstream's code, the outputs for B05, B06, B07 and B08 are compared with B06, B07, B08 and B05."
         ),
         loss_kind="own",
         licence="CC BY-NC 4.0 (code; the record of the weights is taken to be under it too)",

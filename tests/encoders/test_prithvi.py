@@ -211,6 +211,16 @@ def test_many_masks_are_as_one_by_one() -> None:
     assert len(np.unique(together)) == 9
 
 
+def test_half_precision_stays_close() -> None:
+    encoder = small_encoder("prithvi-eo-2.0-tiny-tl")
+    half = TorchEncoder(encoder.card, encoder.network, prepare=prepared, device="cpu", precision="bf16")
+    batch = batch_for(encoder.card)
+    masks = encoder.fixed_masks(batch.chip_id, 2, 224)
+    found, exact = torch.from_numpy(half.embed(batch)), torch.from_numpy(encoder.embed(batch))
+    assert 0 < distance(found, exact) < 0.03
+    np.testing.assert_allclose(half.pretraining_loss(batch, masks), encoder.pretraining_loss(batch, masks), rtol=3e-3)
+
+
 def test_layers_are_the_blocks_outputs() -> None:
     encoder = small_encoder()
     network, batch = encoder.network, batch_for(encoder.card)
