@@ -5,6 +5,9 @@ Importing this package imports neither torch nor onnxruntime.
 
 from functools import partial
 
+from geoelle.encoders.clay import NAME as CLAY
+from geoelle.encoders.clay import SENSORS as CLAY_SENSORS
+from geoelle.encoders.clay import clay_card
 from geoelle.encoders.compact import compact_rgb_card
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:load_compact_rgb")
+register(CLAY, card=clay_card, factory="geoelle.encoders.clay:load_clay", variants=CLAY_SENSORS[1:])
 
 for _name, _loader in (
     ("prithvi-eo-1.0-100m", "load_1_0_100m"),

@@ -105,4 +105,10 @@ def read_state(path: Path, checkpoint: Checkpoint) -> CheckpointState:
         raise WeightsError(
             f"{path} cannot be opened safely ({type(error).__name__}). Use the published file."
         ) from error
-    return CheckpointState(content[checkpoint.inside] if checkpoint.inside else content, ())
+    tensors = {}
+    for name, tensor in (content[checkpoint.inside] if checkpoint.inside else content).items():
+        for prefix in checkpoint.strip:
+            name = name.removeprefix(prefix)
+        tensors[name] = tensor
+    dropped = tuple(name for name in tensors if name.startswith(checkpoint.drop)) if checkpoint.drop else ()
+    return CheckpointState({name: tensors[name] for name in tensors if name not in dropped}, dropped)
