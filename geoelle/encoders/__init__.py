@@ -6,6 +6,7 @@ Importing this package imports neither torch nor onnxruntime.
 from geoelle.encoders.compact import compact_rgb_card
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
+from geoelle.encoders.presto import presto_card
 from geoelle.encoders.protocol import Encoder
 from geoelle.encoders.registry import (
     Variant,
@@ -33,3 +34,4 @@ __all__ = [
 ]
 
 register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:load_compact_rgb")
+register("presto", card=presto_card, factory="geoelle.encoders.presto:load_presto", variants=("dynamic-world",))
