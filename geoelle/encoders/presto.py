@@ -63,6 +63,7 @@ BANDS: tuple[_Band, ...] = (
 )
 """What a series holds. To the network NDVI follows as the 17th band, and the Dynamic World class as the 18th."""
 _CLASS_BAND = _Band("dynamic_world", 0, 0, 1)
+_UNKNOWN = np.finfo(np.float32).max
 RED, NIR, STATIC = 4, 8, slice(14, 16)
 _OPTICAL, _RADAR, _TEMPERATURE, _RAIN = slice(2, 12), slice(0, 2), 12, 13
 
@@ -194,11 +195,7 @@ def scaled_series(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
     Raises:
         EncoderInputError: If values are not in the card's units, classes are not 0 to 9, or steps are out of order.
     """
-    values = batch.pixels[:, :, :, 0, 0].astype(np.float64)
-    values[~np.isfinite(values)] = np.nan
-    terrain = _first_known(values[:, :, STATIC])
-    values[~batch.valid[:, :, 0, 0]] = np.nan
-    values[:, :, STATIC] = terrain[:, None]
+    values = _known_values(batch)
     _check_series(card, values, batch.time)
     red, nir = values[:, :, RED], values[:, :, NIR]
     total = red + nir
@@ -209,6 +206,30 @@ def scaled_series(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
     known = np.where(classes == N_CLASSES, np.nan, classes)
     whole = np.concatenate([scaled, ndvi[:, :, None], known[:, :, None]], axis=2)
     return whole[..., None, None].astype(np.float32)
+
+
+def stand_in(batch: ChipBatch) -> ChipBatch:
+    """The same series to whoever takes a pixel for lost where one of its bands is not known.
+
+    What is not known is a huge number in place of NaN, and all months of a series are valid unless nothing of it is
+    known at all. `scaled_series` gives the same for both.
+    """
+    values = _known_values(batch)
+    anything = np.isfinite(values).any(axis=(1, 2))
+    pixels = np.nan_to_num(values, nan=float(_UNKNOWN)).astype(np.float32)
+    valid = np.broadcast_to(anything[:, None, None, None], batch.valid.shape).copy()
+    return replace(batch, pixels=pixels[..., None, None], valid=valid)
+
+
+def _known_values(batch: ChipBatch) -> NDArray[np.float64]:
+    """(chip, step, band): NaN where not known or not valid; terrain at every step."""
+    values = batch.pixels[:, :, :, 0, 0].astype(np.float64)
+    values[~np.isfinite(values) | (values == float(_UNKNOWN))] = np.nan
+    terrain = _first_known(values[:, :, STATIC])
+    values[~batch.valid[:, :, 0, 0]] = np.nan
+    # A series of which no month is valid is one of which nothing is known.
+    values[:, :, STATIC] = np.where(batch.valid.any(axis=(1, 2, 3))[:, None, None], terrain[:, None], np.nan)
+    return values
 
 
 def _first_known(values: NDArray[np.float64]) -> NDArray[np.float64]:

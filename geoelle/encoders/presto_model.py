@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from geoelle.encoders.presto import (
     fixed_series_masks,
     n_tokens,
     random_combinations,
+    stand_in,
 )
 from geoelle.encoders.torch_encoder import TorchEncoder
 from geoelle.errors import EncoderInputError
@@ -291,6 +293,6 @@ class PrestoEncoder(TorchEncoder):
         losses = self._run_from(batch, errors, masks.shape[1:])
         return np.where(masks, losses, np.float32(np.nan))
 
-    def _seen(self, batch: ChipBatch) -> NDArray[np.bool_]:
-        """A value known in a valid month is enough."""
-        return np.asarray((batch.valid[:, :, None] & np.isfinite(batch.pixels)).any(axis=(1, 2, 3, 4)))
+    def _run_from(self, batch: ChipBatch, work: Any, shape: tuple[int, ...], **options: Any) -> Floats:
+        """One value known in a valid month is enough for a series to be encoded."""
+        return super()._run_from(stand_in(batch), work, shape, **options)

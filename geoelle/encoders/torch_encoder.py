@@ -180,12 +180,8 @@ class TorchEncoder:
             with torch.inference_mode(), self._autocast():
                 pieces.append(work(inputs, start).float().cpu().numpy())
         out: Floats = np.concatenate(pieces) if pieces else np.empty((0, *shape), dtype=np.float32)
-        out[~self._seen(batch)] = np.nan
+        out[~usable(batch).any(axis=(1, 2, 3))] = np.nan
         return out
-
-    def _seen(self, batch: ChipBatch) -> NDArray[np.bool_]:
-        """Chips (chip,) that have anything to encode."""
-        return usable(batch).any(axis=(1, 2, 3))
 
     def _pieces(self, batch: ChipBatch) -> Iterator[tuple[int, Inputs]]:
         for start in range(0, len(batch), self._batch):

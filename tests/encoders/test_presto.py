@@ -20,6 +20,7 @@ from geoelle.encoders.presto import (
     random_combinations,
     scaled_series,
     srtm_token,
+    stand_in,
 )
 from geoelle.errors import EncoderError, EncoderInputError, WeightsError
 from geoelle.records import ChipBatch
@@ -232,6 +233,8 @@ def test_months_without_data_and_terrain(encoder: Any, series: ChipBatch) -> Non
     late = series.pixels.copy()
     late[:, :5, 14:16] = np.nan
     np.testing.assert_array_equal(encoder.embed(replace(series, pixels=late)), whole)  # and found where it is
+    for batch in (replace(series, valid=valid), replace(series, pixels=late)):
+        np.testing.assert_array_equal(scaled_series(encoder.card, stand_in(batch)), scaled_series(encoder.card, batch))
     valid[2] = False
     empty = encoder.embed(replace(series, valid=valid))
     assert np.isnan(empty[2]).all()
