@@ -13,6 +13,7 @@ from geoelle.encoders.dofa import CARDS as DOFA_CARDS
 from geoelle.encoders.dofa import FEEDS as DOFA_FEEDS
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
+from geoelle.encoders.presto import presto_card
 from geoelle.encoders.prithvi import SENSORS as PRITHVI_SENSORS
 from geoelle.encoders.prithvi import prithvi_card
 from geoelle.encoders.protocol import Encoder
@@ -76,3 +77,4 @@ for _name, _loader in (
     ("satmae-rgb-vitl", "load_rgb_vitl"),
 ):
     register(_name, card=partial(satmae_card, _name), factory=f"geoelle.encoders.satmae:{_loader}")
+register("presto", card=presto_card, factory="geoelle.encoders.presto:load_presto", variants=("dynamic-world",))

@@ -59,7 +59,19 @@ class CheckpointState:
     """Names of tensors and other entries that were left out."""
 
 
-_CHECKPOINTS: dict[str, Checkpoint] = {}
+_CHECKPOINTS: dict[str, Checkpoint] = {
+    "presto": Checkpoint(
+        name="presto",
+        repo="",
+        filename="default_model.pt",
+        revision="13173d028f03",
+        url="https://github.com/nasaharvest/presto/raw/13173d028f03/data/default_model.pt",
+        n_bytes=3_321_716,
+        sha256="559c9d76f525bdf2dd3774da8b1e7f1510769b73baacac12e9e4d8d5c67fbe65",
+        licence="MIT",
+        non_commercial=False,
+    ),
+}
 
 
 def get_checkpoint(name: str) -> Checkpoint:
