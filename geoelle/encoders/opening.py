@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,28 @@ def load_strictly(network: Network, tensors: Mapping[str, Tensor], path: Path) -
     """Load weights; missing, unexpected or misshapen ones are an error.
 
     Raises:
-        WeightsError: With the first of them named.
+        WeightsError: With them named, the first few of each kind.
     """
-    try:
-        network.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)} and should be {shape}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    faults = (
+        ("lacks", [name for name in wanted if name not in tensors]),
+        ("has, unexpected,", [name for name in tensors if name not in wanted]),
+        ("in another shape:", wrong),
+    )
+    told = [f"{word} {_first(names)}" for word, names in faults if names]
+    if told:
         raise WeightsError(
-            f"{path} does not hold this network: {str(error).splitlines()[-1].strip()[:300]} Expected exactly its "
-            "tensors. Use the checkpoint that `geoelle encoders` names."
-        ) from error
+            f"{path} does not hold this network: it {'; '.join(told)}. Expected its {len(wanted)} tensors exactly. "
+            "Use the checkpoint that `geoelle encoders` names."
+        )
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def _first(names: Sequence[str], n: int = 3) -> str:
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + more
