@@ -15,6 +15,7 @@ from geoelle.encoders.weights_cache import (
     explicit_place,
     file_in,
     identify,
+    licence_accepted,
     offline,
     weights_here,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointState",
     "FoundWeights",
+    "checked_by",
     "checkpoint_of",
     "fetch_weights",
     "get_checkpoint",
@@ -38,9 +40,14 @@ __all__ = [
     "read_state",
     "register_checkpoint",
     "resolve",
+    "size_of",
+    "summary_of",
     "unregister_checkpoint",
     "weights_here",
+    "weights_state",
 ]
+
+_SHA256_DIGITS = 64
 
 _CHECKPOINTS: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in PUBLISHED}
 
@@ -117,6 +124,39 @@ def checkpoint_of(name: str) -> Checkpoint:
     if not card.checkpoint:
         raise WeightsError(f"The weights of {name} come with geoelle. Expected an encoder with a checkpoint.")
     return get_checkpoint(card.checkpoint)
+
+
+def weights_state(name: str, *, accept_license: bool = False) -> str:
+    """In a few words, whether a checkpoint is here; no file is read and no network asked.
+
+    Args:
+        name: Of the checkpoint; empty for an encoder whose weights come with geoelle.
+        accept_license: Whether the user accepts a non-commercial licence.
+
+    Raises:
+        WeightsError: If there is no such checkpoint.
+    """
+    if not name:
+        return "shipped"
+    checkpoint = get_checkpoint(name)
+    place = explicit_place(None)
+    path = weights_here(checkpoint) if place is None else file_in(place, checkpoint)
+    size = f" {size_of(checkpoint.size_mb * 1e6)}" if checkpoint.size_mb else ""
+    state = "here" if path is not None else f"not in {place}" if place is not None else f"to download{size}"
+    return state if licence_accepted(checkpoint, accept_license) else f"{state}; needs --accept-license"
+
+
+def size_of(n_bytes: float) -> str:
+    """A size for people, in powers of ten as the hub shows it."""
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def checked_by(checkpoint: Checkpoint) -> str:
+    """In a few words, what a checkpoint's file is held to."""
+    if checkpoint.sha256 is None:
+        return "first download"
+    n = len(checkpoint.sha256)
+    return "sha256" if n == _SHA256_DIGITS else f"{n} digits of sha256"
 
 
 def resolve(

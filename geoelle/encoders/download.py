@@ -7,7 +7,6 @@ Clay's 5 GB is a bad answer. Zenodo's and GitHub's files come the same way.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from geoelle.encoders.checkpoint_table import Checkpoint
 from geoelle.encoders.hub import Remote, hub_remote, plain_remote
@@ -143,7 +142,7 @@ class _Download:
                 self._take(response, remote)
         except requests.Timeout:
             raise BrokenOffError("no answer in time") from None
-        except (requests.RequestException, HTTPError) as error:
+        except requests.RequestException as error:
             raise BrokenOffError(f"no connection, or one that broke ({type(error).__name__})") from None
 
     def _take(self, response: requests.Response, remote: Remote) -> None:
@@ -160,16 +159,26 @@ class _Download:
         self._check_size(total)
         self._check_room(total)
         self._take_note(response, remote, total)
+        why = self._copy(response, total)
+        if why or (total is not None and self._size() != total):
+            raise BrokenOffError(
+                f"{why or 'cut short'} after {self._size():,} of {f'{total:,}' if total else 'unknown'} bytes"
+            )
+
+    def _copy(self, response: requests.Response, total: int | None) -> str:
+        """Append what comes; why it stopped coming, empty where it came to its end."""
         with self.part.open("ab") as stream:
-            # What has come is taken at once, so that a broken connection loses nothing.
-            while piece := response.raw.read1(_PIECE_BYTES):
-                stream.write(piece)
-                if self.progress is not None:
-                    self.progress(stream.tell(), total or 0)
-        if total is not None and self._size() != total:
-            if self._size() > total:
-                self._forget()
-            raise BrokenOffError(f"cut short after {self._size():,} of {total:,} bytes")
+            try:
+                # What has come is taken at once, so that a broken connection loses nothing.
+                while piece := response.raw.read1(_PIECE_BYTES):
+                    stream.write(piece)
+                    if self.progress is not None:
+                        self.progress(stream.tell(), total or 0)
+            except ReadTimeoutError:
+                return "no more in time"
+            except HTTPError:
+                return "cut short"
+        return ""
 
     def _take_note(self, response: requests.Response, remote: Remote, total: int | None) -> None:
         tag = response.headers.get("ETag", "")
@@ -219,11 +228,8 @@ def _alone(target: Path) -> Iterator[None]:
         from filelock import FileLock
     except ImportError as error:
         raise WeightsError(f"Downloads need filelock ({error}). Install geoelle[models].") from None
-    lock = target.with_name(target.name + ".lock")
-    with FileLock(lock):
+    with FileLock(target.with_name(".lock")):
         yield
-    with contextlib.suppress(OSError):
-        lock.unlink()
 
 
 @contextmanager

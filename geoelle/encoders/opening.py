@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoelle.encoders.checkpoints import fetch_weights, get_checkpoint, read_state
+from geoelle.encoders.checkpoints import Progress, fetch_weights, get_checkpoint, read_state
 from geoelle.encoders.inputs import normalised
 from geoelle.encoders.network import Network
 from geoelle.encoders.torch_encoder import Prepare, TorchEncoder
@@ -29,6 +29,7 @@ def open_encoder(
     weights: str | Path | None = None,
     accept_license: bool = False,
     random_seed: int | None = None,
+    progress: Progress | None = None,
     prepare: Prepare = normalised,
     kind: type[TorchEncoder] = TorchEncoder,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
@@ -44,6 +45,7 @@ def open_encoder(
         accept_license: Whether the user accepts a non-commercial licence.
         random_seed: Leave the weights as they are initialised from this seed: for tests and timing only. The card then
             says so in place of the weights' sha256.
+        progress: Told how far a download of the weights is.
         prepare: Normalisation other than the card's figures.
         kind: Class of the encoder.
         convert: Published names of tensors to the network's, where they differ.
@@ -61,7 +63,7 @@ def open_encoder(
             replace(card, weights_sha256=f"random-{random_seed}", validated=False), network, prepare=prepare, **options
         )
     checkpoint = get_checkpoint(card.checkpoint)
-    found = fetch_weights(checkpoint, weights, accept_license=accept_license)
+    found = fetch_weights(checkpoint, weights, accept_license=accept_license, progress=progress)
     state = read_state(found.path, checkpoint)
     tensors = convert(dict(state.tensors)) if convert is not None else dict(state.tensors)
     network = build(tensors)
