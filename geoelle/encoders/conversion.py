@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geoelle.encoders.checkpoints import Progress, checkpoint_of, fetch_weights, read_state, summary_of
 from geoelle.encoders.tensor_file import write_tensor_file
-from geoelle.encoders.weights_cache import CONVERTED_FROM, SOURCE_SHA256, TENSORS_SHA256, folder_of, identify
+from geoelle.encoders.weights_cache import (
+    CONVERTED_FROM,
+    SOURCE_SHA256,
+    TENSORS_SHA256,
+    check_licence,
+    explicit_place,
+    file_in,
+    folder_of,
+    identify,
+    weights_here,
+)
 from geoelle.errors import AlreadyExistsError, WeightsError
 from geoelle.provenance import file_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +97,26 @@ def convert_weights(
         "geoelle:source": checkpoint.source, "geoelle:licence": checkpoint.licence,
         "geoelle:dropped": summary_of(state.dropped),
     }  # fmt: skip
-    total = sum(tensor.numel() * tensor.element_size() for tensor in state.tensors.values())
-    told = (lambda done: progress(done, total)) if progress is not None else (lambda _: None)
+    _write(target, state.tensors, metadata, progress)
+    return ConvertedWeights(
+        checkpoint.name, target, file_sha256(target), found.path, found.sha256, len(state.tensors),
+        target.stat().st_size, state.dropped,
+    )  # fmt: skip
+
+
+def _write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], progress: Progress | None) -> None:
+    """Under another name first: nothing half-written ever has the final one."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
     partial = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
-            write_tensor_file(stream, state.tensors, metadata, TENSORS_SHA256, told)
+            write_tensor_file(stream, tensors, metadata, TENSORS_SHA256, told)
         partial.replace(target)
     except OSError as error:
         raise WeightsError(
@@ -95,11 +124,8 @@ def convert_weights(
             "room, or name another file."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
-    return ConvertedWeights(
-        checkpoint.name, target, file_sha256(target), found.path, found.sha256, len(state.tensors),
-        target.stat().st_size, state.dropped,
-    )  # fmt: skip
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def verify_weights(name: str, *, weights: str | Path | None = None, accept_license: bool = False) -> VerifiedWeights:
@@ -108,8 +134,6 @@ def verify_weights(name: str, *, weights: str | Path | None = None, accept_licen
     Raises:
         WeightsError: If it is not here, not the one expected, or cannot be opened safely.
     """
-    from geoelle.encoders.weights_cache import check_licence, explicit_place, file_in, weights_here
-
     checkpoint = checkpoint_of(name)
     check_licence(checkpoint, accept_license)
     place = explicit_place(weights)
