@@ -3,6 +3,9 @@
 Importing this package imports neither torch nor onnxruntime.
 """
 
+from geoelle.encoders.clay import NAME as CLAY
+from geoelle.encoders.clay import SENSORS as CLAY_SENSORS
+from geoelle.encoders.clay import clay_card
 from geoelle.encoders.compact import compact_rgb_card
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
@@ -33,3 +36,4 @@ __all__ = [
 ]
 
 register("compact-rgb", card=compact_rgb_card, factory="geoelle.encoders.compact:load_compact_rgb")
+register(CLAY, card=clay_card, factory="geoelle.encoders.clay:load_clay", variants=CLAY_SENSORS[1:])
