@@ -213,9 +213,10 @@ def fetch_weights(
     if place is not None:
         path = file_in(place, checkpoint)
         if path is None:
+            found = "does not hold the weights" if place.exists() else "is not there. It should hold the weights"
             raise WeightsError(
-                f"{place} does not hold the weights {checkpoint.name}. Expected the file "
-                f"{Path(checkpoint.filename).name}. Download it from {checkpoint.source}, or name where it is."
+                f"{place} {found} {checkpoint.name}. Expected the file {Path(checkpoint.filename).name}. Download it "
+                f"from {checkpoint.source}, or name where it is."
             )
     else:
         path = weights_here(checkpoint)
@@ -241,14 +242,15 @@ def read_state(path: Path, checkpoint: Checkpoint) -> CheckpointState:
     Raises:
         WeightsError: If it cannot be opened safely, or holds no tensors, or claims larger ones than it has.
     """
-    from geoelle.encoders.safe_loading import open_weights
+    from geoelle.encoders.safe_loading import check_names, open_weights
 
     content, dropped = _inside(open_weights(path), checkpoint, path)
+    check_names(content, path)
     tensors: dict[str, Tensor] = {}
     for name, value in content.items():
-        short = _without(str(name), checkpoint.strip)
+        short = _without(name, checkpoint.strip)
         if not _is_tensor(value) or short.startswith(checkpoint.drop):
-            dropped.append(str(name))
+            dropped.append(name)
         elif short in tensors:
             raise WeightsError(f"{path} holds {short} twice. Expected each tensor once. Use the published file.")
         else:
@@ -272,9 +274,9 @@ def _inside(content: Mapping[str, Any], checkpoint: Checkpoint, path: Path) -> t
         return content, []
     inner = content.get(key)
     if not isinstance(inner, Mapping):
-        found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
+        found = ", ".join(sorted(content)[:8]) or "nothing"
         raise WeightsError(f"{path} holds no {key!r}, but {found}. Use the published file of {checkpoint.name}.")
-    return inner, [str(name) for name in content if name != key]
+    return inner, [name for name in content if name != key]
 
 
 def _without(name: str, prefixes: tuple[str, ...]) -> str:

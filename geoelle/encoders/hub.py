@@ -60,6 +60,8 @@ def hub_remote(checkpoint: Checkpoint, revision: str | None) -> Remote:
         raise WeightsError(
             f"What answers for {label} is not the hub: it names no commit. Check HF_ENDPOINT and proxies."
         )
+    if revision is not None and commit != revision:
+        raise WeightsError(f"Asked for {label} at {revision}, the hub answers with {commit}. Check HF_ENDPOINT.")
     stated = etag.lower() if len(etag) == _SHA256_DIGITS else None
     headers = build_hf_headers(library_name="geoelle")
     return Remote(address(commit), label, commit, stated, seen.size, headers)

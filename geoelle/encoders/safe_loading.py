@@ -6,6 +6,7 @@ published files hold beside the weights are given inert stand-ins; any other nam
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ _PATHS = tuple(
 )
 INERT_NAMES = ("argparse.Namespace", *_PATHS, *_NUMPY)
 """Classes that training scripts leave in checkpoints (settings, paths, figures): never made, only stood in for."""
+
+
+_LOADING = threading.Lock()
+"""torch's list of known names is one for the process."""
 
 
 class InertRecord:
@@ -66,7 +71,19 @@ def open_weights(path: Path) -> Mapping[str, Any]:
         raise WeightsError(f"{path} {_what(start)}. Expected safetensors or a file of torch. Use the published file.")
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds {type(content).__name__}. Expected tensors by name. Use the published file.")
+    check_names(content, path)
     return content
+
+
+def check_names(content: Mapping[Any, Any], path: Path) -> None:
+    """Names are shown to people and must not steer their terminals.
+
+    Raises:
+        WeightsError: If one is no text, or holds what is not printed.
+    """
+    odd = next((name for name in content if not isinstance(name, str) or not name.isprintable()), None)
+    if odd is not None:
+        raise WeightsError(f"{path} holds something named {odd!r:.80}. Expected plain names. Use the published file.")
 
 
 def _what(start: bytes) -> str:
@@ -110,7 +127,7 @@ def _unpickled(path: Path, *, mmap: bool) -> Any:
 
     inert = [(InertRecord, name) for name in INERT_NAMES]
     try:
-        with torch.serialization.safe_globals(inert):
+        with _LOADING, torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
         raise WeightsError(

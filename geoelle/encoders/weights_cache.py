@@ -163,9 +163,16 @@ def identify(path: Path, checkpoint: Checkpoint, *, anew: bool = False) -> str:
     Raises:
         WeightsError: If it has another size or sha256 than published, or than recorded at the first download.
     """
-    converted = _converted(path)
-    if converted is not None:
-        return _identify_converted(path, converted, checkpoint)
+    try:
+        converted = _converted(path)
+        if converted is not None:
+            return _identify_converted(path, converted, checkpoint)
+        return _identify_published(path, checkpoint, anew)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}. Check the file and its permissions.") from None
+
+
+def _identify_published(path: Path, checkpoint: Checkpoint, anew: bool) -> str:
     seen = path.stat()
     if checkpoint.n_bytes is not None and seen.st_size != checkpoint.n_bytes:
         raise WeightsError(

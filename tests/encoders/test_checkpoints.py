@@ -170,6 +170,8 @@ def test_places_of_a_file(shared_data: Path, tmp_path: Path, monkeypatch: pytest
     assert weights_state("presto") == f"not in {tmp_path}"
     with pytest.raises(WeightsError, match=r"does not hold the weights presto. Expected the file default_model\.pt"):
         fetch_weights(presto)
+    with pytest.raises(WeightsError, match=r"nowhere is not there"):
+        fetch_weights(presto, tmp_path / "nowhere")
     monkeypatch.delenv("GEOELLE_WEIGHTS")
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE forbids the network"):
         fetch_weights(presto)

@@ -11,6 +11,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,24 @@ def test_names_that_meet_after_their_prefix_is_gone(tmp_path: Path) -> None:
     torch.save({"state_dict": {"model.a": torch.zeros(1), "a": torch.ones(1)}}, path)
     with pytest.raises(WeightsError, match="holds a twice"):
         read_state(path, get_checkpoint("satclip-vit16-l10"))
+
+
+def test_names_that_would_steer_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    for content in ({"\x1b[2J": torch.zeros(1)}, {"state_dict": {"a\nb": torch.zeros(1)}}, {1: torch.zeros(1)}):
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match="Expected plain names") as caught:
+            read_state(path, get_checkpoint("satclip-vit16-l10"))
+        assert str(caught.value).isprintable()
+
+
+def test_threads_open_files_at_the_same_time(shared_data: Path) -> None:
+    path = shared_data.parent / "encoders" / "satmae" / "shrunk_group_ckpt_layout.pth"
+    known = set(torch.serialization.get_safe_globals())
+    with ThreadPoolExecutor(8) as pool:
+        states = list(pool.map(lambda _: read_state(path, get_checkpoint("satmae-vitb")), range(40)))
+    assert len({len(state.tensors) for state in states}) == 1
+    assert set(torch.serialization.get_safe_globals()) == known
 
 
 def test_file_without_what_it_should_hold(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -333,6 +334,49 @@ def test_hubs_own_cache_is_used(hub: HubServer, tmp_path: Path) -> None:
     found = fetch_weights(ON_HUB)
     assert found.path == snapshot / "tiny.ckpt"
     assert not hub.asked
+
+
+def test_hub_that_answers_with_another_commit(hub: HubServer) -> None:
+    hub.refuse = [(200, {"X-Repo-Commit": NEW, "ETag": '"1"'})]
+    with pytest.raises(WeightsError, match=f"Asked for .* at {OLD}, the hub answers with {NEW}"):
+        download(ON_HUB, patience=HASTY)
+
+
+def test_bar_on_a_terminal(hub: HubServer, own_cache: Path) -> None:
+    code = (
+        "import sys\n"
+        "from test_weights_download import ON_HUB\n"
+        "from geoelle.encoders.checkpoints import register_checkpoint\n"
+        "from geoelle.cli import main\n"
+        "register_checkpoint(ON_HUB)\n"
+        "sys.argv = ['geoelle', 'weights', 'get', 'tiny']\n"
+        "main()\n"
+    )
+    folder = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder.parents[1]), str(folder)]), "TERM": "xterm"}
+    ours, theirs = os.openpty()
+    seen = bytearray()
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):  # the terminal's end
+            while piece := os.read(ours, 1 << 12):
+                seen.extend(piece)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=60
+        )
+    finally:
+        os.close(theirs)
+        watching.join(10)
+        os.close(ours)
+    bar = seen.decode(errors="replace")
+    assert done.returncode == 0, bar
+    assert SHA256 in done.stdout.decode()
+    assert "download" in bar
+    assert "3.0/3.0 MB" in bar
 
 
 def test_command_downloads_and_says_so(hub: HubServer, own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
