@@ -146,6 +146,7 @@ def test_unknown_names() -> None:
 def test_what_comes_with_geoelle_needs_no_file(tmp_path: Path) -> None:
     assert resolve(get_card("compact-rgb")) is None
     assert weights_state("") == "shipped"
+    assert weights_state("my-own") == "not known"
     with pytest.raises(WeightsError, match=r"comes with its weights, but .* Leave"):
         resolve(get_card("compact-rgb"), tmp_path)
 
