@@ -70,7 +70,7 @@ def hub_remote(checkpoint: Checkpoint, revision: str | None) -> Remote:
 def _asked[Answer](ask: Callable[[], Answer], checkpoint: Checkpoint, label: str) -> Answer:
     from huggingface_hub import errors
 
-    local = f"Or download {checkpoint.source} elsewhere, and name the file with `weights`."
+    local = f"You can also download {checkpoint.source} elsewhere, and name the file with `weights`."
     try:
         return ask()
     except errors.GatedRepoError:

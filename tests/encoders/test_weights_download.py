@@ -30,6 +30,8 @@ from geoelle.encoders.patience import Patience
 from geoelle.encoders.weights_cache import RECORD_FILE
 from geoelle.errors import WeightsError
 
+pytest.importorskip("huggingface_hub.file_download")  # reads the environment once, before a test here changes it
+
 OLD, NEW = "1" * 40, "2" * 40
 HASTY = Patience(connect_s=2, read_s=2, tries=3, backoff_s=0.01, longest_wait_s=0.2)
 DATA = np.random.default_rng(0).bytes(3_000_000)
