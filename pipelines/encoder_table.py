@@ -364,7 +364,7 @@ def notes(cards: list[EncoderCard], measured: Mapping[str, Measured]) -> str:
         if lacks:
             option = " --device cuda" * (what == "GPU")
             lines.append(
-                f"* Not measured on a {what}, where none was at hand: `python pipelines/encoder_table.py --measure "
+                f"* Not measured on a {what} so far: `python pipelines/encoder_table.py --measure "
                 f"{' '.join(lacks)}{option}` fills it."
             )
     return "\n".join(lines) + "\n"
