@@ -266,16 +266,16 @@ class TorchEncoder:
         return np.concatenate(pieces) if pieces else np.empty((0, *shape), dtype=np.float32)
 
     def _results(self, batch: ChipBatch, start: int, size: int, work: Work) -> Iterator[Floats]:
-        """A piece's result is fetched once the next piece's work is on its way, so that a GPU never waits."""
-        under_way: Tensor | None = None
+        """A piece's result is waited for once the next piece's work is on its way, so that a GPU is never idle."""
+        under_way: Callable[[], Floats] | None = None
         for piece in self._feed.pieces(batch, start, size):
             found = work(piece.inputs, piece.start).float()
             blank = ~piece.real.reshape(-1, *[1] * (found.ndim - 1))
-            launched, under_way = under_way, found.masked_fill(blank, torch.nan)
-            if launched is not None:
-                yield launched.cpu().numpy()
+            before, under_way = under_way, self._feed.copies.back(found.masked_fill(blank, torch.nan))
+            if before is not None:
+                yield before()
         if under_way is not None:
-            yield under_way.cpu().numpy()
+            yield under_way()
 
     def _shrink(self, full: RuntimeError) -> None:
         """Halve the batch after the GPU's memory was too small for it.

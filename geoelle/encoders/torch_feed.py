@@ -34,7 +34,7 @@ class Piece:
 
 
 class Copies:
-    """Brings arrays to a device."""
+    """Brings arrays to a device and results back."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -56,6 +56,21 @@ class Copies:
         """What is computed from here on begins after the copies asked for so far."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+    def back(self, result: Tensor) -> Callable[[], NDArray[np.float32]]:
+        """Begin to copy a result; calling what is returned waits for it, and for nothing that was begun later."""
+        if self._stream is None:
+            return lambda: np.asarray(result.numpy())
+        host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        host.copy_(result, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+
+        def waited() -> NDArray[np.float32]:
+            there.synchronize()
+            return np.asarray(host.numpy())
+
+        return waited
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,17 @@ def test_batch_that_does_not_fit_is_refused_before_it_runs(encoder: TorchEncoder
             call()
 
 
+def test_digital_numbers_are_seen_wherever_the_usable_pixels_are(encoder: TorchEncoder) -> None:
+    batch = small_batch(2)
+    encoder.embed(replace(batch, pixels=np.where(np.arange(SIZE) == 1, 9.0, batch.pixels).astype(np.float32)))
+    for y, x in ((0, 0), (1, 1), (30, 31)):
+        valid = np.zeros_like(batch.valid)
+        valid[:, :, y, x] = True
+        encoder.embed(replace(batch, valid=valid))
+        with pytest.raises(EncoderInputError, match="look like digital numbers"):
+            encoder.embed(replace(batch, pixels=batch.pixels * np.float32(1e4), valid=valid))
+
+
 # Losses
 
 
