@@ -6,9 +6,8 @@ vision transformers of two sizes that are timed by default, for example `clay-v1
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,32 +26,26 @@ THREADS = int(os.environ.get("GEOELLE_BENCH_THREADS", os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    """pipelines/encoder_table.py as a module, and the transformers registered."""
-    path = Path(__file__).parents[2] / "pipelines" / "encoder_table.py"
-    spec = importlib.util.spec_from_file_location("encoder_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["encoder_table"] = module
-    spec.loader.exec_module(module)
-    register("timm-vit", card=timm_vit.card, factory="timm_vit:load", variants=("small",))
-    yield module
-    unregister("timm-vit")
-    del sys.modules["encoder_table"]
+def timing() -> Iterator[ModuleType]:
+    """pipelines/encoder_timing.py as a module, and the transformers registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "pipelines"))
+        register("timm-vit", card=timm_vit.card, factory="timm_vit:load", variants=("small",))
+        yield importlib.import_module("encoder_timing")
+        unregister("timm-vit")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_beside_a_bare_loop(script: ModuleType, name: str) -> None:
-    found = script.measure(name, DEVICE, THREADS, "here", None)
+def test_beside_a_bare_loop(timing: ModuleType, name: str) -> None:
+    found = timing.measure(name, DEVICE, THREADS, "here", None)
     print(f"\n{name}: {found.gflop:.3g} GFLOP a chip of {found.chip_px} px")
     if found.gpu is not None:
         gpu = found.gpu
         print(f"  {gpu.where}: {gpu.chips_per_s:.0f} chips/s, {gpu.share_of_peak:.0%} of the peak, batch {gpu.batch}")
-        print(f"  {gpu.ratio:.3f} of a bare loop (target {script.TARGET})")
+        print(f"  {gpu.ratio:.3f} of a bare loop (target {timing.TARGET})")
     if found.cpu is not None:
         cpu = found.cpu
         print(f"  {cpu.embed_ms:.1f} ms a chip on {cpu.threads} thread(s), batch {cpu.batch}; loss {cpu.loss_ms} ms")
-        print(f"  {cpu.ratio:.3f} of a bare loop (target {script.TARGET})")
+        print(f"  {cpu.ratio:.3f} of a bare loop (target {timing.TARGET})")
         if cpu.bf16 is not None:
             print(f"  bf16: {cpu.bf16_speed:.2f} times as fast; {cpu.bf16}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +22,15 @@ CARDS = list_encoders()
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
     """pipelines/encoder_table.py as a module."""
-    spec = importlib.util.spec_from_file_location("encoder_table", ROOT / "pipelines" / "encoder_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["encoder_table"] = module  # its dataclasses look for their module by name
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["encoder_table"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "pipelines"))
+        yield importlib.import_module("encoder_table")
+
+
+@pytest.fixture(scope="module")
+def timing(script: ModuleType) -> ModuleType:
+    """pipelines/encoder_timing.py as a module."""
+    return importlib.import_module("encoder_timing")
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +112,17 @@ def test_measurements_survive_the_file(script: ModuleType, full: object, tmp_pat
 
 
 @pytest.mark.parametrize("name", [variant.name for card in CARDS for variant in variants_of(card.name)])
-def test_noise_to_time_with_fits_the_card(script: ModuleType, name: str) -> None:
+def test_noise_to_time_with_fits_the_card(timing: ModuleType, name: str) -> None:
     card = get_card(name)
-    batch = script.random_batch(card, 2)
+    batch = timing.random_batch(card, 2)
     check_batch(card, batch)
     assert np.isfinite(batch.pixels).all()
 
 
-def test_ratio_is_the_median_of_rounds_that_ran_both(script: ModuleType) -> None:
-    assert script.ratio_of([1.0, 2.0, 4.0], [1.0, 1.9, 12.0]) == 1.0
+def test_ratio_is_the_median_of_rounds_that_ran_both(timing: ModuleType) -> None:
+    assert timing.ratio_of([1.0, 2.0, 4.0], [1.0, 1.9, 12.0]) == 1.0
     calls: list[str] = []
-    a, b = script.seconds_of(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
+    a, b = timing.seconds_of(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
     assert "".join(calls) == "ababab"
     assert len(a) == len(b) == 3
 
