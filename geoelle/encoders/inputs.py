@@ -92,7 +92,7 @@ def _check_values(card: EncoderCard, batch: ChipBatch) -> None:
     if card.needs_lonlat and not bool(np.isfinite(batch.lonlat).all()):
         raise _fail(card, "a position for every chip", "NaN among them", "Give every chip its longitude and latitude.")
     if card.units == "reflectance":
-        bright = float(np.mean(batch.pixels, where=usable(batch)[:, :, None])) if usable(batch).any() else 0.0
+        bright = _mean_level(batch)
         if bright > BRIGHTEST_MEAN_REFLECTANCE:
             raise _fail(
                 card,
@@ -100,6 +100,20 @@ def _check_values(card: EncoderCard, batch: ChipBatch) -> None:
                 f"a mean of {bright:.4g}",
                 "These look like digital numbers: apply the item's scale and offset.",
             )
+
+
+def _mean_level(batch: ChipBatch) -> float:
+    """Mean of a sixteenth of the pixels, which tells reflectance from digital numbers in a sixteenth of the time."""
+    for pixels, valid in (
+        (batch.pixels[..., ::4, ::4], batch.valid[..., ::4, ::4]),
+        (batch.pixels, batch.valid),
+    ):
+        found = pixels[
+            np.broadcast_to(valid[:, :, None], pixels.shape) & np.isfinite(pixels).all(axis=2, keepdims=True)
+        ]
+        if found.size:
+            return float(found.mean())
+    return 0.0
 
 
 def usable(batch: ChipBatch) -> NDArray[np.bool_]:
