@@ -290,7 +290,7 @@ class PrestoEncoder(TorchEncoder):
                 inputs, hidden[start : start + len(inputs.pixels)].to(inputs.pixels.device)
             )
 
-        losses = self._run_from(batch, errors, masks.shape[1:])
+        losses = self._run_from(batch, errors, masks.shape[1:], passes=masks.shape[1])
         return np.where(masks, losses, np.float32(np.nan))
 
     def _run_from(self, batch: ChipBatch, work: Any, shape: tuple[int, ...], **options: Any) -> Floats:
