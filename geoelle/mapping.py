@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from geoelle.encoders import get_card
+from geoelle.describing import card_of_store
 from geoelle.encoders.shipped import shipped_probe_folder
 from geoelle.errors import GeoelleError, ProbeError, StoreError
 from geoelle.probe import Probe
@@ -27,7 +27,7 @@ from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
     "geoelle:software", "geoelle:native_gsd_m", "geoelle:config", "geoelle:config_digest",
-    "geoelle:items",
+    "geoelle:items", "geoelle:masks", "geoelle:encoder_notes",
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def one_encoder(zones: Mapping[str, xr.Dataset]) -> dict[str, Any]:
 
 def _attrs(source: Location, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
     """What the difficulty store of one zone says of itself."""
-    passed_on = {name: ds.attrs.get(name) for name in _PASSED_ON}
+    passed_on = {name: ds.attrs[name] for name in _PASSED_ON if name in ds.attrs}
     jobs = digest(stored_digests(source).tobytes().hex())
     meta = probe.meta
     return {
@@ -113,6 +113,7 @@ def _attrs(source: Location, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
             "holdout": meta.holdout,
             "scores": dict(meta.scores),
             "transform": meta.transform,
+            "loss_kind": meta.loss_kind,
         },
         "geoelle:probe_digest": probe.digest,
         "geoelle:probe_origin": meta.origin,
@@ -144,11 +145,13 @@ def check_probe_fits(probe: Probe, encoder: Mapping[str, Any]) -> None:
         ProbeError: With everything that differs.
     """
     probe.check_fits(
-        get_card(encoder["name"]),
+        card_of_store(encoder),
         chip_size_px=int(encoder["chip_size_px"]),
         gsd_m=float(encoder["gsd_m"]),
         bands=tuple(encoder["bands"]),
         weights_sha256=str(encoder["weights_sha256"]),
+        pooling=encoder.get("pooling"),
+        layer=encoder.get("layer"),
     )
 
 

@@ -33,6 +33,14 @@ STATE_NAMES = tuple(STATE_MEANINGS.split())
 COARSE_FACTOR = 1.5
 """Imagery this much coarser than what an encoder was trained on is said to be resampled."""
 
+LOSS_UNITS: Mapping[str, str] = {
+    "own": "encoder loss",
+    "own-partial": "encoder loss (own-partial)",
+    "proxy": "proxy loss",
+    "unavailable": "encoder loss",
+}
+"""Unit of loss, difficulty and delta, by the kind of the loss: a figure of a proxy is never seen without the word."""
+
 MIN_INDEPENDENT_BLOCKS = 30
 """Blocks that a local fit asks for, and under which everything made from one says so."""
 
