@@ -17,9 +17,11 @@ from geoelle.encoders.registry import (
     unregister,
     variants_of,
 )
+from geoelle.encoders.resampling import Resampling, resample_batch
 
 __all__ = [
     "Encoder",
+    "Resampling",
     "Variant",
     "check_batch",
     "fixed_masks",
@@ -27,6 +29,7 @@ __all__ = [
     "list_encoders",
     "load_encoder",
     "register",
+    "resample_batch",
     "split_name",
     "unregister",
     "variants_of",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from geoelle.encoders.protocol import Encoder
-from geoelle.errors import EncoderError, UnknownEncoderError
+from geoelle.errors import EncoderError, EncoderInputError, UnknownEncoderError
 from geoelle.records import EncoderCard
 
 _NAME = re.compile(r"(?P<name>[^:@]+)(?::(?P<what>[^:@]+))?(?:@(?P<gsd>\d+(?:\.\d+)?)m)?")
@@ -148,10 +148,17 @@ def load_encoder(full_name: str, **options: Any) -> Encoder:
     Raises:
         UnknownEncoderError: If there is no such encoder; the message names the closest ones.
         WeightsError: If its weights are missing or damaged.
+        EncoderInputError: If the encoder has no such option.
     """
     name, variant = split_name(full_name)
     entry = _entry(name)
     entry.card(variant)  # a variant that there is not is told before a network library is imported
     module, _, attribute = entry.factory.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
-    return cast(Encoder, factory(variant=variant, **options))
+    try:
+        return cast(Encoder, factory(variant=variant, **options))
+    except TypeError as error:
+        unknown = [option for option in options if f"unexpected keyword argument {option!r}" in str(error)]
+        if not unknown:
+            raise
+        raise EncoderInputError(f"{full_name} knows no option {unknown[0]!r}. Leave it out.") from None
