@@ -11,8 +11,8 @@ import numpy as np
 from geoelle.describing import card_of_store
 from geoelle.encoders import Encoder, get_card, list_encoders, split_name, variants_of
 from geoelle.encoders.checkpoints import fetch_weights, get_checkpoint
-from geoelle.encoders.options import DEFAULT_OPTIONS, EncoderOptions
-from geoelle.encoders.registry import Variant
+from geoelle.encoders.options import EncoderOptions
+from geoelle.encoders.registry import Variant, factory_of
 from geoelle.errors import EncoderInputError
 from geoelle.jobs import cached_encoder
 from geoelle.records import ChipBatch, EncoderCard, ItemRecord
@@ -114,7 +114,7 @@ def _or(names: Sequence[str]) -> str:
 
 
 def find_weights(card: EncoderCard, options: EncoderOptions) -> tuple[str, EncoderOptions]:
-    """The sha256 of an encoder's weights as they are here, and options that name their file.
+    """The sha256 of an encoder's weights as they are here, and options that name their file and what opens them.
 
     The coordinator calls this once, so that all workers open the same file. For weights that come with the encoder the
     sha256 is its card's; empty where that does not say.
@@ -122,6 +122,7 @@ def find_weights(card: EncoderCard, options: EncoderOptions) -> tuple[str, Encod
     Raises:
         WeightsError: If they are not there, damaged, or their licence is not accepted.
     """
+    options = replace(options, factory=factory_of(card.name))
     if not card.checkpoint:
         return card.weights_sha256, options
     checkpoint = get_checkpoint(card.checkpoint)
@@ -157,7 +158,7 @@ def settle(
     sha256, options = find_weights(card, options)
     if known is not None and sha256 and _is_of(known, card.name, sha256, options):
         return card_of_store(known), options
-    if sha256 and not card.checkpoint and options == DEFAULT_OPTIONS:
+    if sha256 and not card.checkpoint and not options.opening() and not options.reading():
         return card, options
     # Where the workers are elsewhere, so may be the device that was named.
     here = options if shared or options.device == "auto" else replace(options, device="cpu")

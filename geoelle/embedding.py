@@ -57,6 +57,8 @@ from geoelle.store.zones import create_zones, open_area, zone_paths
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
 _FAILURES_TOLD = 100
+NOT_NEEDED = "not needed"
+"""What `geoelle:masks` says of radar, which sees through clouds."""
 _ZONE_MARGIN_DEG = 0.1
 CLOUD_MASKS: tuple[CloudMask, ...] = get_args(CloudMask)
 
@@ -236,7 +238,7 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
     item_ids = {**known.get("geoelle:scenes", {}), **{day_label(s): list(s.item_ids) for s in scenes}}
     said = {**known.get("geoelle:items", {}), **{i.id: provenance_of(i, run.sensor) for s in scenes for i in s.items}}
     checked = {**known.get("geoelle:radiometry", {}), **run.radiometry}
-    masks = {**known.get("geoelle:masks", {}), **{day_label(s): _mask_of(s, run) for s in scenes}}
+    masks = {**known.get("geoelle:masks", {}), **{day_label(s): _masks_of(s, run) for s in scenes}}
     used = {id_ for ids in item_ids.values() for id_ in ids}
     simulated = bool(known.get("geoelle:simulated")) or any(_is_simulated(i) for s in scenes for i in s.items)
     notes = encoder_notes(run.card)
@@ -262,9 +264,14 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
     }
 
 
-def _mask_of(scene: Scene, run: _Run) -> str:
-    sources = {mask_source([item], run.sensor, run.options.cloud_mask) for item in scene.items}
-    return " and ".join(sorted(sources))
+def _masks_of(scene: Scene, run: _Run) -> str:
+    return " and ".join(sorted({_mask_of(item, run) for item in scene.items}))
+
+
+def _mask_of(item: ItemRecord, run: _Run) -> str:
+    if all(band.frequency_ghz is not None for band in run.sensor.bands):
+        return NOT_NEEDED
+    return mask_source([item], run.sensor, run.options.cloud_mask)
 
 
 def _known_radiometry(store: Location) -> dict[str, Any]:
@@ -300,7 +307,7 @@ def _do(
 ) -> EmbedSummary:
     counts = [planner.count() for planner in planners]
     n_jobs, n_due, n_kept = (sum(c[i] for c in counts) for i in range(3))
-    sources = {mask_source([record], run.sensor, run.options.cloud_mask) for record in run.records}
+    sources = {_mask_of(record, run) for record in run.records}
     total = EmbedSummary(str(run.store), n_jobs, n_kept, 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources)))
     if not n_due:
         return total

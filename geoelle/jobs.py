@@ -22,6 +22,7 @@ from geoelle.catalog.footprints import footprint_of
 from geoelle.chips import TileChips, cut_chips
 from geoelle.encoders import Encoder, load_encoder
 from geoelle.encoders.options import DEFAULT_OPTIONS, EncoderOptions
+from geoelle.encoders.registry import open_by_factory
 from geoelle.errors import GeoelleError, StoreError, WeightsError
 from geoelle.grid import GridExtent, Tile, ZoneChips
 from geoelle.imagery import CloudMask, TileMemory, read_tile, scaling, without_signature
@@ -234,6 +235,8 @@ def read_chips(
 @lru_cache(maxsize=2)
 def cached_encoder(name: str, threads: int, opening: EncoderOptions = DEFAULT_OPTIONS) -> Encoder:
     """The encoder of this process."""
+    if opening.factory:
+        return open_by_factory(opening.factory, name, threads=threads, **opening.opening())
     return load_encoder(name, threads=threads, **opening.opening())
 
 

@@ -15,7 +15,7 @@ from geoelle.errors import GeoelleError, ProbeError, StoreError
 from geoelle.probe import Probe
 from geoelle.provenance import digest
 from geoelle.running import Progress, no_progress
-from geoelle.schema import SUPPORT_NO_DATA
+from geoelle.schema import LOSS_NAMES, SUPPORT_NO_DATA
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import Variable, extent_of, is_stored, write_store
@@ -171,15 +171,15 @@ def unchanged(target: Location, kind: str, made_of: str) -> bool:
 
 def _write(target: Location, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any], progress: Progress) -> None:
     days = list(ds["time"].values)
-    unit = probe.meta.unit
+    unit, loss = probe.meta.unit, LOSS_NAMES.get(probe.meta.loss_kind, "loss")
     variables = [
         Variable(
             "difficulty", "float32", float("nan"), {},
-            {"long_name": "predicted pretraining loss", "units": unit, "ancillary_variables": "difficulty_se support"},
+            {"long_name": f"predicted {loss}", "units": unit, "ancillary_variables": "difficulty_se support"},
         ),
         Variable(
             "difficulty_se", "float32", float("nan"), {},
-            {"long_name": "standard error of the predicted loss of one chip", "units": unit},
+            {"long_name": f"standard error of the predicted {loss} of one chip", "units": unit},
         ),
         Variable(
             "support", "uint8", SUPPORT_NO_DATA, {},

@@ -302,8 +302,13 @@ def encoders(
 ) -> None:
     """List the encoders: what they take, what their loss is, and under which licence."""
     from geoelle.encoders import list_encoders
+    from geoelle.sensors import get_sensor
 
-    show.encoders(list_encoders(sensor))
+    cards = list_encoders(None if sensor is None else get_sensor(sensor).name)
+    if sensor is not None and not cards:
+        show.note(f"No encoder takes {sensor} as it is.")
+        return
+    show.encoders(cards)
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ class EncoderOptions:
     """One of the card's `poolings`; None: the card's choice."""
     layer: int | None = None
     """Transformer block whose output is taken; None: the encoder's own output."""
+    factory: str = ""
+    """What opens the encoder, found by the coordinator: a worker need not know of a user's registration."""
 
     def opening(self) -> dict[str, Any]:
         """What `load_encoder` has to be told: what differs from the default, as not every encoder knows all of it."""

@@ -153,10 +153,29 @@ def load_encoder(full_name: str, **options: Any) -> Encoder:
     name, variant = split_name(full_name)
     entry = _entry(name)
     entry.card(variant)  # a variant that there is not is told before a network library is imported
-    module, _, attribute = entry.factory.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
+    return open_by_factory(entry.factory, full_name, **options)
+
+
+def factory_of(full_name: str) -> str:
+    """`module:attribute` of what opens an encoder: all that a worker needs, where nobody registered it.
+
+    Raises:
+        UnknownEncoderError: If there is no such encoder.
+    """
+    return _entry(split_name(full_name)[0]).factory
+
+
+def open_by_factory(factory: str, full_name: str, **options: Any) -> Encoder:
+    """Open an encoder with what `factory_of` gave.
+
+    Raises:
+        WeightsError: If its weights are missing or damaged.
+        EncoderInputError: If the encoder has no such option.
+    """
+    module, _, attribute = factory.partition(":")
+    make = getattr(importlib.import_module(module), attribute)
     try:
-        return cast(Encoder, factory(variant=variant, **options))
+        return cast(Encoder, make(variant=split_name(full_name)[1], **options))
     except TypeError as error:
         unknown = [option for option in options if f"unexpected keyword argument {option!r}" in str(error)]
         if not unknown:

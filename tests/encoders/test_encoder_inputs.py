@@ -32,7 +32,7 @@ def test_fitting_batches_pass(make_batch: MakeBatch) -> None:
         ({"sensor": "landsat-c2-l2"}, r"sensor 'sentinel-2-l2a' but the batch has 'landsat-c2-l2'.*list_encoders"),
         ({"units": "dn"}, "units 'reflectance' but the batch has 'dn'. Convert"),
         ({"bands": ("blue", "green", "red")}, r"bands \('red', 'green', 'blue'\).*in this order"),
-        ({"bands": ("red", "green", "nir")}, r"Add the missing bands \['blue'\]"),
+        ({"bands": ("red", "green", "nir")}, r"missing bands \['blue'\].*--band blue"),
         ({"gsd_m": 20.0}, "pixels of 10 m but the batch has pixels of 20 m"),
         ({"pixels": np.zeros((2, 3, 64, 64), np.float32)}, "axes"),
         ({"pixels": np.zeros((2, 1, 3, 64, 64), np.float64)}, "float32"),
