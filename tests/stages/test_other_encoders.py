@@ -77,9 +77,8 @@ def item_of(folder: Path, sensor: str, name: str, bands: tuple[str, ...] | None 
         path = folder / f"{name}_{band}.tif"
         write_geotiff(path, pixels_of(sensor, band), left=LEFT, top=TOP, step=step, block_px=32)
         key = get_sensor(sensor).band(band).aliases[0]
-        assets[key] = {"href": path.as_posix(), "raster:bands": [{"spatial_resolution": step}]}
-        if sensor == "hls-s30":
-            assets[key]["raster:bands"][0] |= {"scale": 1e-4, "offset": 0}
+        scaling = {"scale": 1e-4, "offset": 0} if sensor == "hls-s30" else {}
+        assets[key] = {"href": path.as_posix(), "raster:bands": [{"spatial_resolution": step, **scaling}]}
     edge = N_PX * step
     lon, lat = Transformer.from_crs(EPSG, 4326, always_xy=True).transform(
         [LEFT, LEFT + edge, LEFT, LEFT + edge], [TOP, TOP, TOP - edge, TOP - edge]
