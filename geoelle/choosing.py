@@ -127,7 +127,7 @@ def find_weights(card: EncoderCard, options: EncoderOptions) -> tuple[str, Encod
         return card.weights_sha256, options
     checkpoint = get_checkpoint(card.checkpoint)
     found = fetch_weights(checkpoint, options.weights, accept_license=options.accept_license)
-    return found.sha256, replace(options, weights=str(found.path))
+    return found.sha256, replace(options, weights=str(found.path.absolute()))
 
 
 def settle(

@@ -146,15 +146,15 @@ def embed(
     near = [r for r in records if footprint_of(r).intersects(area)]
     if not near:
         raise NoItemsError("None of the items touches the AOI. Search again with this AOI.")
+    for record in near:
+        mask_source([record], sensor, cloud_mask)  # what a mask lacks is said before anything is written
+    for scene in group_scenes(near):
+        refuse_mixed_states(scene, zones, card)
     asked = EncoderOptions(None if weights is None else str(weights), accept_license, device, precision, pooling, layer)
     store, threads = Location.of(out), encoder_threads(workers)
     shared = workers == 1 and scheduler is None
     card, opening = settle(card, asked, known=_known_encoder(store), threads=threads, shared=shared)
     run = _Run(store, near, area_frame, card, opening, sensor, options, dtype, threads)
-    for record in near:
-        mask_source([record], sensor, cloud_mask)  # what a mask lacks is said before anything is written
-    for scene in group_scenes(near):
-        refuse_mixed_states(scene, zones, card)
     with store_lock(run.store, "embed") as hold:
         run = replace(run, radiometry=radiometry_of(near, sensor, _known_radiometry(run.store)))
         planners = _prepare(run, zones, hold)
