@@ -304,9 +304,9 @@ def encoders(
     from geoelle.encoders import list_encoders
     from geoelle.sensors import get_sensor
 
-    cards = list_encoders(None if sensor is None else get_sensor(sensor).name)
+    cards = list_encoders(sensor)
     if sensor is not None and not cards:
-        show.note(f"No encoder takes {sensor} as it is.")
+        show.note(f"No encoder takes {get_sensor(sensor).name} as it is.")
         return
     show.encoders(cards)
 

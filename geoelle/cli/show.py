@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 from geoelle.schema import COARSE_FACTOR, LOSS_NAMES, MIN_INDEPENDENT_BLOCKS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoelle.encoders.checkpoints import Checkpoint
     from geoelle.exporting import ExportSummary
     from geoelle.inspecting import StoreReport
     from geoelle.records import EmbedSummary, EncoderCard
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 
 _WIDTH_IN_PIPES = 2000
+_TABLE_WIDTH = 100
+"""Of tables that are read as they are, in pipes too."""
 
 
 def line(text: str) -> None:
@@ -247,18 +253,20 @@ def simulated(simulation: Simulation) -> None:
 
 def encoders(cards: Sequence[EncoderCard]) -> None:
     """The encoders: a few for the eye first, then what their cards say."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table("name", "sensor", "bands", "chips", "features", "loss")
+    from geoelle.encoders.checkpoints import weights_state
+
+    console, table = _table("encoder", "values", "features", "loss", "licence", "weights")
     for card in cards:
-        chips = ", ".join(f"{px * card.gsd_m:g} m ({px} px)" for px in card.chip_sizes_px)
-        table.add_row(card.name, card.sensor, ", ".join(card.bands), chips, str(card.n_features), card.loss_kind)
+        values = f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–"
+        state = weights_state(card.checkpoint)
+        table.add_row(card.name, values, str(card.n_features), card.loss_kind, _short(card.licence), state)
     console.print(table)
     for card in cards:
         facts = Table(title=card.name, show_header=False, box=None, title_justify="left", padding=(0, 2, 0, 0))
         for what, said in (
+            ("takes", _taken(card)),
             ("loss", card.loss_definition),
             ("trained on", card.training),
             ("not good for", card.not_good_for),
@@ -277,3 +285,36 @@ def _ways(card: EncoderCard) -> str:
     from geoelle.encoders import split_name, variants_of
 
     return ", ".join(f"{way.name} ({way.sensor})" for way in variants_of(split_name(card.name)[0]))
+
+
+def _taken(card: EncoderCard) -> str:
+    chips = ", ".join(f"{px * card.gsd_m:g} m ({px} px)" for px in card.chip_sizes_px)
+    return f"{card.sensor}: {', '.join(card.bands)}; chips of {chips}"
+
+
+def checkpoints(known: Sequence[Checkpoint]) -> None:
+    """The checkpoints, and whether they are here."""
+    from geoelle.encoders.checkpoints import checked_by, weights_state
+
+    console, table = _table("checkpoint", "licence", "checked by", "weights")
+    for checkpoint in known:
+        state = weights_state(checkpoint.name)
+        table.add_row(checkpoint.name, _short(checkpoint.licence), checked_by(checkpoint), state)
+    console.print(table)
+
+
+def _table(name: str, *columns: str) -> tuple[Console, Table]:
+    """A table whose first column is never cut, and what prints it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column)
+    return Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH), table
+
+
+def _short(licence: str) -> str:
+    """The licence without its remarks."""
+    return licence.partition(" (")[0].partition(";")[0]

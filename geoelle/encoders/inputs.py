@@ -225,21 +225,24 @@ def check_batch(card: EncoderCard, batch: ChipBatch) -> None:
     _check_values(card, batch)
 
 
-def normalised(card: EncoderCard, batch: ChipBatch) -> NDArray[np.float32]:
-    """Pixels clipped, scaled and standardised as the card says; 0, the card's mean, where they are not usable.
+def normalised(card: EncoderCard, batch: ChipBatch, *, missing: float = 0.0) -> NDArray[np.float32]:
+    """Pixels clipped, scaled and standardised as the card says.
 
     Args:
         card: Whose clip, scale, mean and std.
         batch: That fits it.
+        missing: What stands where they are not usable; 0 is the card's mean.
 
     Returns:
         (chip, step, band, y, x).
     """
-    mean = np.array(card.mean, dtype=np.float32)[:, None, None]
-    std = np.array(card.std, dtype=np.float32)[:, None, None]
-    clipped = np.clip(batch.pixels, *card.clip) if card.clip is not None else batch.pixels
-    found = (clipped * np.float32(card.scale) - mean) / std
-    return np.where(usable(batch)[:, :, None], found, np.float32(0)).astype(np.float32)
+    scale, mean, std = (np.array(values, dtype=np.float32) for values in (card.scale, card.mean, card.std))
+    # In place: a new array for every step took several times as long.
+    found = batch.pixels * scale if card.clip is None else np.clip(batch.pixels, *card.clip) * scale
+    found -= mean[:, None, None]
+    found /= std[:, None, None]
+    np.copyto(found, np.float32(missing), where=~usable(batch)[:, :, None])
+    return found
 
 
 def check_masks(card: EncoderCard, batch: ChipBatch, masks: NDArray[np.bool_], n_tokens: int | None = None) -> None:

@@ -152,7 +152,7 @@ class TorchEncoder:
         losses = self._run_from(batch, errors, masks.shape[1:])
         n, steps, height, width = batch.valid.shape
         whole = usable(batch).reshape(n, steps, rows, height // rows, columns, width // columns).all(axis=(3, 5))
-        known = np.repeat(whole, share // steps, axis=1).reshape(n, 1, -1)
+        known = np.repeat(whole, share // steps, axis=1).reshape(n, 1, share * rows * columns)
         return np.where(masks & known, losses, np.float32(np.nan))
 
     def _encoded(self, inputs: Inputs, layer: int | None) -> Encoded:

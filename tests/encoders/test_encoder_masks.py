@@ -15,7 +15,7 @@ from geoelle.errors import EncoderInputError
 def test_every_mask_hides_the_exact_share(k: int, side: int, ratio: float) -> None:
     masks = fixed_masks(["a", "b"], k, side * side, ratio)
     assert masks.shape == (2, k, side * side)
-    assert (masks.sum(axis=2) == int(ratio * side * side)).all()
+    assert (masks.sum(axis=2) == int(ratio * (side * side))).all()
 
 
 def test_mask_does_not_change_when_k_grows() -> None:
