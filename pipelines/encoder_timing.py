@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from geoelle.encoders import get_card, load_encoder
+from geoelle.encoders.inputs import EIGHT_BIT
 from geoelle.encoders.precision import RoundingEffect, rounding_effect
 from geoelle.records import ChipBatch, EncoderCard
 
@@ -72,6 +73,8 @@ def random_batch(card: EncoderCard, n: int, *, seed: int = 0) -> ChipBatch:
     steps, size = card.n_steps[0], card.chip_sizes_px[0]
     mean, std = (np.array(part, dtype=np.float32)[:, None, None] / card.scale for part in (card.mean, card.std))
     pixels = mean + 0.5 * std * rng.standard_normal((n, steps, len(card.bands), size, size), dtype=np.float32)
+    if card.sensor in EIGHT_BIT:
+        pixels = np.clip(pixels, 0, 255)
     months = np.datetime64("2021-01-15T10:30", "ns") + np.arange(steps) * np.timedelta64(30, "D")
     return ChipBatch(
         sensor=card.sensor,

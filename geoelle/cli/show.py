@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
+from geoelle.schema import COARSE_FACTOR, LOSS_NAMES, MIN_INDEPENDENT_BLOCKS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,10 +93,12 @@ def embed_summary(summary: EmbedSummary) -> None:
 
 
 def resampled(store: str) -> None:
-    """A word where the imagery is coarser than what the encoder was trained on."""
+    """A word where the imagery is coarser than, or otherwise unlike, what the encoder was trained on."""
     from geoelle.store.zones import open_zones
 
     zones = open_zones(store, "embeddings").values()
+    for text in next(iter(zones)).attrs.get("geoelle:encoder_notes", []):
+        note(text)
     native = max((n for zone in zones if (n := zone.attrs.get("geoelle:native_gsd_m")) is not None), default=None)
     taken = next(iter(zones)).attrs["geoelle:encoder"]["gsd_m"]
     if native is not None and native > COARSE_FACTOR * taken:
@@ -147,10 +149,14 @@ def export_summary(summary: ExportSummary) -> None:
 
 def calibration(found: Mapping[str, Any], out: str) -> None:
     """What `calibrate` found."""
+    unclaimed = f"no ceiling of r is claimed: {found['why_no_ceiling']}"
+    ceiling = unclaimed if found["why_no_ceiling"] else f"ceiling of r {_figure(found['ceiling'])}"
     line(
         f"Calibration: {found['n_pairs']} pairs from {found['n_blocks']} independent blocks of "
-        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes; ceiling of r {_figure(found['ceiling'])}."
+        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes{_of_loss(found['loss_kind'])}; {ceiling}."
     )
+    if found["n_without_loss"]:
+        note(f"{found['n_without_loss']} chips have no loss, as gaps lie in all that a mask hides; they were left out.")
     if not found["quiet_declared"]:
         note("No quiet dates were named, so all dates were used, those of an event among them; see --quiet-dates.")
     worth = (
@@ -171,6 +177,11 @@ def calibration(found: Mapping[str, Any], out: str) -> None:
     )
 
 
+def _of_loss(kind: str) -> str:
+    """Words for a line whose figures come from a loss that is not, or not wholly, that of pretraining."""
+    return f", {LOSS_NAMES[kind]}" if kind in ("own-partial", "proxy") else ""
+
+
 def _figure(value: float | None) -> str:
     return "undefined" if value is None or value != value else f"{value:.3f}"
 
@@ -188,7 +199,7 @@ def difficulty(ds: Any, out: str) -> None:
     share = f"{100 * inside / (inside + outside):.0f} %" if inside + outside else "none"
     line(
         f"Difficulty: {inside + outside} chips on {n_dates} dates, {share} inside the probe's support "
-        f"({start}). In {out}."
+        f"({start}{_of_loss(zones[0].attrs['geoelle:encoder']['loss_kind'])}). In {out}."
     )
 
 
@@ -205,8 +216,9 @@ def delta(ds: Any, out: str, alerts: str) -> None:
     }  # fmt: skip
     alerting = sum(int(((zone["state"].values >= 2) & (zone["state"].values <= 4)).sum()) for zone in zones)
     kind = zones[0].attrs["geoelle:reference"]["kind"]
+    loss = _of_loss(zones[0].attrs["geoelle:encoder"]["loss_kind"])
     line(
-        f"Delta: {len(judged)} of {len(days)} dates judged (reference: {kind}), {alerting} alerts. "
+        f"Delta: {len(judged)} of {len(days)} dates judged (reference: {kind}{loss}), {alerting} alerts. "
         f"In {out}, {alerts} and {Location.of(alerts).with_suffix('.geojson')}."
     )
 
@@ -260,10 +272,19 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
             ("not good for", card.not_good_for),
             ("licence", card.licence),
             ("source", card.source),
+            ("fed as", _ways(card)),
+            ("unlike its training", " ".join(card.differs) or "nothing known"),
             ("probes", ", ".join(card.shipped_probes) or "none shipped"),
         ):
             facts.add_row(what, said)
         console.print(facts)
+
+
+def _ways(card: EncoderCard) -> str:
+    """Every way to feed the card's encoder, the sensor behind each name."""
+    from geoelle.encoders import split_name, variants_of
+
+    return ", ".join(f"{way.name} ({way.sensor})" for way in variants_of(split_name(card.name)[0]))
 
 
 def _taken(card: EncoderCard) -> str:

@@ -27,12 +27,14 @@ from geoelle.encoders.registry import (
     unregister,
     variants_of,
 )
+from geoelle.encoders.resampling import Resampling, resample_batch
 from geoelle.encoders.satclip import NAMES as SATCLIP_NAMES
 from geoelle.encoders.satclip import satclip_card
 from geoelle.encoders.satmae import satmae_card
 
 __all__ = [
     "Encoder",
+    "Resampling",
     "Variant",
     "check_batch",
     "fixed_masks",
@@ -40,6 +42,7 @@ __all__ = [
     "list_encoders",
     "load_encoder",
     "register",
+    "resample_batch",
     "split_name",
     "unregister",
     "variants_of",

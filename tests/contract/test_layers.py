@@ -27,6 +27,8 @@ LAYERS: dict[str, int] = {
             "running",
             "jobs",
             "radiometry",
+            "describing",
+            "choosing",
             "embedding",
             "sampling",
             "pairing",
