@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from geoelle.choosing import find_weights
 from geoelle.days import DateRanges
-from geoelle.embedding import ItemsLike, encoder_attrs, load_records
+from geoelle.describing import card_of_store, encoder_attrs
+from geoelle.embedding import ItemsLike, load_records
 from geoelle.encoders import get_card
+from geoelle.encoders.options import EncoderOptions
 from geoelle.errors import ConfigError, ProbeError, StoreError
+from geoelle.grid import GridExtent
 from geoelle.holdout import fold_digest, folds_from_blocks
+from geoelle.jobs import cached_encoder
 from geoelle.mapping import check_probe_fits, load_probe, one_encoder
 from geoelle.pairing import loss_jobs, measure_loss, to_pairs
 from geoelle.probe import MIN_BLOCKS, Probe, ProbeMeta, fit_probe, held_out_difficulty
 from geoelle.probe.measures import correlation, delta_fidelity, partial_r, reliability
 from geoelle.provenance import digest
+from geoelle.records import EncoderCard
 from geoelle.running import Progress, cluster, encoder_threads, no_progress, run_jobs
 from geoelle.sampling import Looks, draw_sample, find_candidates
-from geoelle.schema import check_pairs
+from geoelle.schema import LOSS_UNITS, check_pairs
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import extent_of
 from geoelle.store.location import Location, StorePath
@@ -61,10 +67,16 @@ class Calibration:
     """`local`, or `shipped` where the cold start has to do."""
     why: str
     """Why no probe was fitted, and what would help; empty where one was."""
+    loss_kind: str
+    """What was measured: `own`, `own-partial` or `proxy`."""
+    n_without_loss: int
+    """Chips sampled whose loss is undefined, as none of what a mask hides is wholly valid; left out."""
     reliability: float
-    """Split-half correlation of the mask-averaged loss, stepped up to K masks (Spearman-Brown)."""
+    """Split-half correlation of the mask-averaged loss, stepped up to K masks (Spearman-Brown); NaN with one mask."""
     ceiling: float
-    """Square root of the reliability: no probe's r can pass it."""
+    """Square root of the reliability: no probe's r can pass it. NaN where that is not known."""
+    why_no_ceiling: str
+    """Why reliability and ceiling are not known; empty where they are."""
     scores: dict[str, float | None]
     """Local probe: held out by block. Shipped probe: on these pairs, which it never saw."""
     partial_r: float
@@ -91,6 +103,10 @@ def calibrate(
     masks: int = DEFAULT_MASKS,
     block_size_m: float = DEFAULT_BLOCK_SIZE_M,
     allow_few: bool = False,
+    weights: str | Path | None = None,
+    accept_license: bool = False,
+    device: str = "auto",
+    precision: str = "float32",
     workers: int = 1,
     scheduler: str | None = None,
     progress: Progress = no_progress,
@@ -110,9 +126,14 @@ def calibrate(
         quiet: First and last day of ranges without events; empty takes all dates.
         exclude_dates: Dates to leave out.
         n: Chips to sample; all where there are fewer.
-        masks: Mask draws per chip (K).
+        masks: Mask draws per chip (K). An encoder whose loss draws no mask has one loss per chip, whatever K is.
         block_size_m: Edge of a spatial block, EPSG:6933 metres.
         allow_few: Fit with fewer than 30 blocks.
+        weights: File or folder of the encoder's checkpoint, the same that made the embeddings; None: where geoelle
+            keeps it.
+        accept_license: Whether you accept the licence of non-commercial weights.
+        device: `auto` is the GPU where a worker has one, else its CPU.
+        precision: Of the encoder's products: `float32`, `bf16` or `fp16`.
         workers: Processes of the local Dask cluster.
         scheduler: Address of a Dask scheduler to use instead.
         progress: Told how many tiles are done.
@@ -125,21 +146,26 @@ def calibrate(
         TooFewBlocksError: If few blocks are allowed but there are not even three.
         ImageryError: If chips that were embedded can no longer be read.
         ConfigError: If a number makes no sense.
+        WeightsError: If the encoder's weights are not there, or their licence is not accepted.
         StoreError: If the store was made by another version of the encoder, or something is in the way.
     """
-    if n < 1 or masks < 2 or not 0 < block_size_m < np.inf:
-        raise ConfigError(
-            f"n is {n}, masks {masks}, block_size_m {block_size_m}. Expected at least 1, at least 2, and above 0."
-        )
     zones = open_zones(embeddings, "embeddings")
     encoder = one_encoder(zones)
+    draws_masks = float(encoder["mask_ratio"]) > 0
+    if n < 1 or masks < 1 + draws_masks or not 0 < block_size_m < np.inf:
+        raise ConfigError(
+            f"n is {n}, masks {masks}, block_size_m {block_size_m}. Expected at least 1, at least {1 + draws_masks}, "
+            "and above 0."
+        )
     chip_size_m = max(extent_of(ds.attrs).grid.chip_size_m for ds in zones.values())
     if block_size_m < _CHIPS_PER_BLOCK * chip_size_m:
         raise ConfigError(
             f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Expected at least "
             f"{_CHIPS_PER_BLOCK} chips to a block: smaller blocks are not independent."
         )
-    _refuse_other_weights(embeddings, next(iter(zones.values())))
+    asked = EncoderOptions(None if weights is None else str(weights), accept_license, device, precision)
+    card, opening = _same_encoder(embeddings, encoder, extent_of(next(iter(zones.values())).attrs), asked, workers)
+    masks = masks if draws_masks else 1
     if encoder["loss_kind"] == "unavailable":
         raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
     pairs_path = Location.of(pairs_out) if pairs_out is not None else Location.of(out).with_name("pairs.parquet")
@@ -152,6 +178,7 @@ def calibrate(
         "masks": masks,
         "block_size_m": block_size_m,
         "allow_few": allow_few,
+        **{name: value for name, value in opening.opening().items() if name in ("device", "precision")},
     }
     made_of = digest({"jobs": _digest_of_jobs(embeddings), **options, "encoder": encoder})
     there = _unchanged(pairs_path, Location.of(out), made_of)
@@ -160,10 +187,10 @@ def calibrate(
     candidates = find_candidates(zones, quiet, exclude_dates, block_size_m)
     chosen = draw_sample(candidates, n)
     looks = Looks(zones)
-    jobs = loss_jobs(looks, load_records(items), candidates, chosen, encoder["name"], encoder_threads(workers), masks)
+    jobs = loss_jobs(looks, load_records(items), candidates, chosen, card, opening, encoder_threads(workers), masks)
     with cluster(workers, scheduler) as client:
         results = list(run_jobs(client, measure_loss, jobs, label="calibrate", progress=progress))
-    pairs, losses = to_pairs(looks, results, block_size_m)
+    pairs, losses = _with_loss(*to_pairs(looks, results, block_size_m))
     probe, held_out, why = _fit(pairs, encoder, masks, block_size_m, allow_few)
     if held_out is None:
         shipped = load_probe(None, encoder)
@@ -171,7 +198,13 @@ def calibrate(
         held_out = shipped.predict(np.stack(pairs["embedding"].to_numpy())).astype(np.float64)
     found = _describe(pairs, losses, probe, held_out, why)
     found = replace(
-        found, n_candidates=len(candidates.time), block_size_m=block_size_m, made_of=made_of, quiet_declared=bool(quiet)
+        found,
+        n_candidates=len(candidates.time),
+        n_without_loss=len(chosen) - len(pairs),
+        block_size_m=block_size_m,
+        made_of=made_of,
+        quiet_declared=bool(quiet),
+        loss_kind=card.loss_kind,
     )
     pairs.attrs["geoelle:calibration"] = {f: getattr(found, f) for f in Calibration.__slots__}
     pairs.attrs["geoelle:encoder"] = dict(encoder)
@@ -208,16 +241,37 @@ def _unchanged(pairs_path: Location, probe: Location, made_of: str) -> gpd.GeoDa
     return pairs if there else None
 
 
-def _refuse_other_weights(embeddings: StorePath, ds: xr.Dataset) -> None:
-    """The loss has to be of the very network that made the embeddings."""
-    stored = ds.attrs["geoelle:encoder"]
-    now = encoder_attrs(get_card(stored["name"]), extent_of(ds.attrs))
+def _same_encoder(
+    embeddings: StorePath, stored: Mapping[str, Any], extent: GridExtent, options: EncoderOptions, workers: int
+) -> tuple[EncoderCard, EncoderOptions]:
+    """The encoder of a store, and how workers open it: the loss has to be of the very network that embedded.
+
+    Raises:
+        StoreError: If its weights, or how it is fed, are others now.
+    """
+    card = card_of_store(stored)
+    sha256, opening = find_weights(get_card(card.name), options)
+    if not sha256:
+        sha256 = cached_encoder(card.name, encoder_threads(workers), opening).card.weights_sha256
+    now = encoder_attrs(replace(card, weights_sha256=sha256), extent)
     differing = [name for name in ("weights_sha256", "card_digest") if stored.get(name) != now[name]]
     if differing:
         raise StoreError(
-            f"{embeddings} was made by another version of {stored['name']}: {differing[0]} {stored.get(differing[0])}, "
+            f"{embeddings} was made by another version of {card.name}: {differing[0]} {stored.get(differing[0])}, "
             f"now {now[differing[0]]}. Embed again into another store."
         )
+    return card, opening
+
+
+def _with_loss(pairs: gpd.GeoDataFrame, losses: NDArray[np.float32]) -> tuple[gpd.GeoDataFrame, NDArray[np.float32]]:
+    """The pairs with a loss under every mask."""
+    known = np.isfinite(losses).all(axis=1)
+    if not known.any():
+        raise ProbeError(
+            f"None of the {len(pairs)} chips has a loss: each has invalid pixels in all that some mask hides. Sample "
+            "clearer dates, or embed with a smaller max_invalid_fraction."
+        )
+    return pairs[known].reset_index(drop=True), losses[known]
 
 
 def _fit(
@@ -241,8 +295,9 @@ def _fit(
     folds = folds_from_blocks(blocks, n_folds, lonlat=lonlat)
     keys = [f"{c} {s}" for c, s in zip(pairs["chip_id"], pairs["scene"], strict=True)]
     scenes = sorted(set(pairs["scene"]))
+    card = card_of_store(encoder)
     meta = ProbeMeta.for_encoder(
-        get_card(encoder["name"]),
+        card,
         chip_size_px=int(encoder["chip_size_px"]),
         gsd_m=float(encoder["gsd_m"]),
         n_masks=masks,
@@ -250,6 +305,9 @@ def _fit(
         fold_digest=fold_digest(keys, folds, {"scheme": "block", "block_size_m": block_size_m, "n_folds": n_folds}),
         origin="local",
         trained_on=f"{len(pairs)} chips of this area, {scenes[0]} to {scenes[-1]}",
+        unit=LOSS_UNITS.get(card.loss_kind, LOSS_UNITS["proxy"]),
+        pooling=encoder.get("pooling"),
+        layer=encoder.get("layer"),
     )
     embedding, loss = np.stack(pairs["embedding"].to_numpy()), pairs["loss"].to_numpy()
     probe = fit_probe(
@@ -287,8 +345,11 @@ def _describe(
         fitted=probe is not None,
         origin="shipped" if probe is None else probe.meta.origin,
         why=why,
+        loss_kind="",
+        n_without_loss=0,
         reliability=reliable,
-        ceiling=float(np.sqrt(max(reliable, 0.0))),
+        ceiling=float(np.sqrt(max(reliable, 0.0))) if np.isfinite(reliable) else float("nan"),
+        why_no_ceiling=_why_no_ceiling(losses, reliable),
         scores=scores,
         partial_r=partial_r(predicted, loss, texture),
         level_ratio=float(predicted.mean() / loss.mean()),
@@ -307,3 +368,11 @@ def _agreement(predicted: NDArray[np.float64], loss: NDArray[np.float64]) -> dic
         "rmse": float(np.sqrt(np.mean((predicted - loss) ** 2))),
         "slope": float(np.polyfit(predicted, loss, 1)[0]),
     }
+
+
+def _why_no_ceiling(losses: NDArray[np.float32], reliable: float) -> str:
+    if np.isfinite(reliable):
+        return ""
+    if losses.shape[1] < 2:
+        return "the loss draws no mask, so one chip has one loss and its noise cannot be told from it"
+    return "the losses of the masks do not vary"

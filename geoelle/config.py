@@ -39,6 +39,9 @@ class SearchConfig(_Section):
     start: date = Field(description="First day.")
     end: date = Field(description="Last day.")
     sensor: str = Field("sentinel-2-l2a", description="Sensor whose bands the items must hold, or its YAML file.")
+    bands: tuple[str, ...] = Field(
+        (), description="Bands without which items are left out; empty: any of the sensor's."
+    )
     max_cloud_percent: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None, description="Items declaring more cloud are left out."
     )
@@ -64,6 +67,16 @@ class EmbedConfig(_Section):
     """Which chips, through which encoder."""
 
     encoder: str = Field("compact-rgb", description="Name as in `geoelle encoders`.")
+    weights: str | None = Field(
+        None, description="File or folder of the encoder's checkpoint; none: where geoelle keeps it, downloaded first."
+    )
+    accept_license: bool = Field(False, description="Accept the licence of non-commercial weights.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto: the GPU, if there is one.")
+    precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="Of the encoder's products.")
+    pooling: str | None = Field(None, description="How tokens become one embedding; none: as the encoder's card says.")
+    layer: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Transformer block whose output is taken; none: the encoder's own output."
+    )
     chip_size_m: float = Field(640, gt=0, description="Edge of a chip, metres.")
     stride_m: float = Field(320, gt=0, description="Distance between chips, metres; at most the chip size.")
     tile_chips: int = Field(16, ge=1, le=256, description="Edge of a job's tile, chips.")
@@ -86,7 +99,7 @@ class CalibrateConfig(_Section):
     quiet: tuple[DateRange, ...] = Field((), description="Date ranges without events; empty means all dates.")
     exclude_dates: tuple[date, ...] = Field((), description="Dates to leave out, for example cloudy ones.")
     n: int = Field(5000, ge=10, description="Chips to sample.")
-    masks: int = Field(8, ge=2, le=64, description="Mask draws per chip (K).")
+    masks: int = Field(8, ge=1, le=64, description="Mask draws per chip (K); 1 only where the loss draws no mask.")
     block_size_m: float = Field(2000, gt=0, description="Edge of a spatial block, metres.")
     allow_few: bool = Field(False, description="Fit even with fewer than 30 independent blocks.")
 

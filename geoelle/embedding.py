@@ -7,7 +7,7 @@ not grow with the area.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -25,9 +25,11 @@ from geoelle.aoi import AOILike, aoi_geometry, read_aoi
 from geoelle.catalog import group_scenes, read_items, records_from_frame
 from geoelle.catalog.footprints import footprint_of
 from geoelle.chips import MAX_INVALID_FRACTION
-from geoelle.encoders import get_card
+from geoelle.choosing import choose_card, settle
+from geoelle.describing import attribution, encoder_attrs, encoder_notes, native_gsd_m, provenance_of
+from geoelle.encoders.options import EncoderOptions
 from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
-from geoelle.grid import GridExtent, ZoneChips, zone_chips
+from geoelle.grid import ZoneChips, zone_chips
 from geoelle.imagery import CloudMask, mask_source
 from geoelle.jobs import (
     ChipOptions,
@@ -44,7 +46,7 @@ from geoelle.provenance import digest, software
 from geoelle.radiometry import radiometry_of
 from geoelle.records import EmbedSummary, EncoderCard, ItemRecord, JobResult, Scene
 from geoelle.running import Progress, Steps, cluster, encoder_threads, no_progress, run_jobs
-from geoelle.schema import EMBEDDING_DTYPES, check_items
+from geoelle.schema import EMBEDDING_DTYPES, ENCODER_ATTRS, check_items
 from geoelle.sensors import Sensor, get_sensor
 from geoelle.store.attributes import check_attributes
 from geoelle.store.embeddings import prepare, stored_digests
@@ -55,6 +57,8 @@ from geoelle.store.zones import create_zones, open_area, zone_paths
 
 type ItemsLike = str | Path | gpd.GeoDataFrame
 _FAILURES_TOLD = 100
+NOT_NEEDED = "not needed"
+"""What `geoelle:masks` says of radar, which sees through clouds."""
 _ZONE_MARGIN_DEG = 0.1
 CLOUD_MASKS: tuple[CloudMask, ...] = get_args(CloudMask)
 
@@ -65,6 +69,12 @@ def embed(
     out: str | Path,
     aoi: AOILike | None = None,
     encoder: str = "compact-rgb",
+    weights: str | Path | None = None,
+    accept_license: bool = False,
+    device: str = "auto",
+    precision: str = "float32",
+    pooling: str | None = None,
+    layer: int | None = None,
     chip_size_m: float = 640,
     stride_m: float = 320,
     tile_chips: int = 16,
@@ -83,7 +93,14 @@ def embed(
         items: File written by `search`, or the GeoDataFrame that it returned.
         out: Folder or object-store URL of the Zarr store; made, continued, or added to.
         aoi: The area; by default all that the items cover.
-        encoder: Name as in `list_encoders`.
+        encoder: Name as in `list_encoders`. Where its default is for another sensor than the items', its variant for
+            theirs is taken.
+        weights: File or folder of its checkpoint; None: where geoelle keeps it, downloaded on first use.
+        accept_license: Whether you accept the licence of non-commercial weights.
+        device: `auto` is the GPU where a worker has one, else its CPU.
+        precision: Of the encoder's products: `float32`, `bf16` or `fp16`.
+        pooling: How tokens become one embedding, one of the card's `poolings`; None: the card's choice.
+        layer: Index of a transformer block whose output is taken; None: the encoder's own output.
         chip_size_m: Edge of a chip, metres.
         stride_m: Distance between chips, metres.
         tile_chips: Edge of a job's tile, chips.
@@ -105,7 +122,8 @@ def embed(
         lies in several UTM zones.
 
     Raises:
-        EncoderInputError: If the encoder does not take such chips, or such a sensor.
+        EncoderInputError: If the encoder does not take such chips, such a sensor, or such an option.
+        WeightsError: If its weights are not there or damaged, or their licence is not accepted.
         ConfigError: If an option is out of its range.
         GridError: If the area reaches beyond UTM.
         ImageryError: If the items mix radiometric states, or their pixels contradict what they declare.
@@ -118,20 +136,25 @@ def embed(
     records = load_records(items)
     area_frame = read_aoi(aoi) if aoi is not None else _covered(records)
     area = aoi_geometry(area_frame)
-    card = get_card(encoder)
-    sensor = _sensor(records, card)
-    check_items(records, card.bands)
+    card = choose_card(encoder, records)
+    sensor = get_sensor(card.sensor)
+    check_items(records)
+    _check_chip_size(card, float(chip_size_m))
     zones = zone_chips(area, float(chip_size_m), float(stride_m), tile_chips)
     for zone in zones:
-        _check_chip_size(card, zone.extent)
+        zone.extent.stride_px(card.gsd_m)
     near = [r for r in records if footprint_of(r).intersects(area)]
     if not near:
         raise NoItemsError("None of the items touches the AOI. Search again with this AOI.")
-    run = _Run(Location.of(out), near, area_frame, card, sensor, options, dtype, encoder_threads(workers))
     for record in near:
         mask_source([record], sensor, cloud_mask)  # what a mask lacks is said before anything is written
     for scene in group_scenes(near):
         refuse_mixed_states(scene, zones, card)
+    asked = EncoderOptions(None if weights is None else str(weights), accept_license, device, precision, pooling, layer)
+    store, threads = Location.of(out), encoder_threads(workers)
+    shared = workers == 1 and scheduler is None
+    card, opening = settle(card, asked, known=_known_encoder(store), threads=threads, shared=shared)
+    run = _Run(store, near, area_frame, card, opening, sensor, options, dtype, threads)
     with store_lock(run.store, "embed") as hold:
         run = replace(run, radiometry=radiometry_of(near, sensor, _known_radiometry(run.store)))
         planners = _prepare(run, zones, hold)
@@ -147,32 +170,6 @@ def load_records(items: ItemsLike) -> list[ItemRecord]:
     return records_from_frame(items) if isinstance(items, gpd.GeoDataFrame) else read_items(items)[0]
 
 
-def encoder_attrs(card: EncoderCard, extent: GridExtent) -> dict[str, Any]:
-    """What a store says about its encoder: enough to refuse another one's probe."""
-    decisive = ("name", "sensor", "bands", "units", "scale", "clip", "mean", "std", "patch_px", "pooling")
-    return {
-        "name": card.name,
-        "card_digest": digest({name: getattr(card, name) for name in decisive}),
-        "weights_sha256": card.weights_sha256,
-        "bands": list(card.bands),
-        "chip_size_px": extent.chip_size_px(card.gsd_m),
-        "gsd_m": card.gsd_m,
-        "n_features": card.n_features,
-        "mask_ratio": card.mask_ratio,
-        "loss_kind": card.loss_kind,
-        "loss_definition": card.loss_definition,
-    }
-
-
-def attribution(sensor: Sensor, days: Iterable[str], *, simulated: bool) -> str:
-    """The text that the sensor's data asks for, with the years used."""
-    if simulated:
-        return "Simulated data: no satellite saw this"
-    years = sorted({day[:4] for day in days})
-    span = years[0] if years[0] == years[-1] else f"{years[0]}-{years[-1]}"
-    return f"{sensor.attribution} [{span}]"
-
-
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What is to be embedded, how, and where to."""
@@ -181,6 +178,7 @@ class _Run:
     records: Sequence[ItemRecord]
     area: gpd.GeoDataFrame
     card: EncoderCard
+    opening: EncoderOptions
     sensor: Sensor
     options: ChipOptions
     dtype: str
@@ -191,7 +189,12 @@ class _Run:
     @property
     def config(self) -> dict[str, Any]:
         """What, with grid and encoder, decides every byte of a job."""
-        return {"sensor": self.sensor.name, "gsd_m": self.card.gsd_m, "dtype": self.dtype, **asdict(self.options)}
+        run_on = {"device": self.opening.device, "precision": self.opening.precision}
+        decides = bool(self.card.checkpoint) or run_on != {"device": "auto", "precision": "float32"}
+        return {
+            "sensor": self.sensor.name, "gsd_m": self.card.gsd_m, "dtype": self.dtype, **asdict(self.options),
+            **(run_on if decides else {}),
+        }  # fmt: skip
 
 
 def _prepare(run: _Run, zones: Sequence[ZoneChips], hold: Hold) -> list[JobPlanner]:
@@ -215,7 +218,7 @@ def _prepare_zone(run: _Run, zone: ZoneChips, place: Location, scenes: Sequence[
     )  # fmt: skip
     identity = {name: attrs[f"geoelle:{name}"] for name in ("config", "encoder", "grid")}
     return JobPlanner(
-        place, hold, zone, scenes, index, identity, run.sensor, run.card, run.threads, run.options,
+        place, hold, zone, scenes, index, identity, run.sensor, run.card, run.opening, run.threads, run.options,
         stored_digests(place),
     )  # fmt: skip
 
@@ -233,15 +236,17 @@ def _in_zone(scenes: Sequence[Scene], zone: ZoneChips, area: BaseGeometry) -> li
 def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[str, Any]) -> dict[str, Any]:
     """Identity and provenance of a zone's store; what it says already of earlier runs' scenes stays."""
     item_ids = {**known.get("geoelle:scenes", {}), **{day_label(s): list(s.item_ids) for s in scenes}}
-    said = {**known.get("geoelle:items", {}), **{i.id: _provenance(i, run.sensor) for s in scenes for i in s.items}}
+    said = {**known.get("geoelle:items", {}), **{i.id: provenance_of(i, run.sensor) for s in scenes for i in s.items}}
     checked = {**known.get("geoelle:radiometry", {}), **run.radiometry}
-    masks = {**known.get("geoelle:masks", {}), **{day_label(s): _mask_of(s, run) for s in scenes}}
+    masks = {**known.get("geoelle:masks", {}), **{day_label(s): _masks_of(s, run) for s in scenes}}
     used = {id_ for ids in item_ids.values() for id_ in ids}
     simulated = bool(known.get("geoelle:simulated")) or any(_is_simulated(i) for s in scenes for i in s.items)
+    notes = encoder_notes(run.card)
     return {
         "geoelle:kind": "embeddings",
         "geoelle:grid": grid_attrs(zone.extent),
-        "geoelle:encoder": encoder_attrs(run.card, zone.extent),
+        "geoelle:encoder": encoder_attrs(run.card, zone.extent, run.opening),
+        **({"geoelle:encoder_notes": notes} if notes else {}),
         "geoelle:config": run.config,
         "geoelle:config_digest": digest(run.config),
         # A job writes its whole tile, so a run for fewer chips of it would lose the others.
@@ -253,25 +258,39 @@ def _attrs(run: _Run, zone: ZoneChips, scenes: Sequence[Scene], known: Mapping[s
         "geoelle:masks": dict(sorted(masks.items())),
         "geoelle:radiometry": {id_: checked[id_] for id_ in sorted(used & checked.keys())},
         "geoelle:simulated": simulated,
-        "geoelle:native_gsd_m": _native_gsd(scenes, run.card, known.get("geoelle:native_gsd_m")),
+        "geoelle:native_gsd_m": native_gsd_m(scenes, run.card, known.get("geoelle:native_gsd_m")),
         "geoelle:attribution": attribution(run.sensor, item_ids, simulated=simulated),
         "geoelle:software": software(),
     }
 
 
-def _mask_of(scene: Scene, run: _Run) -> str:
-    sources = {mask_source([item], run.sensor, run.options.cloud_mask) for item in scene.items}
-    return " and ".join(sorted(sources))
+def _masks_of(scene: Scene, run: _Run) -> str:
+    return " and ".join(sorted({_mask_of(item, run) for item in scene.items}))
+
+
+def _mask_of(item: ItemRecord, run: _Run) -> str:
+    if all(band.frequency_ghz is not None for band in run.sensor.bands):
+        return NOT_NEEDED
+    return mask_source([item], run.sensor, run.options.cloud_mask)
 
 
 def _known_radiometry(store: Location) -> dict[str, Any]:
-    if not is_stored(store):
-        return {}
     found: dict[str, Any] = {}
-    for place in zone_paths(store).values():
-        if is_stored(place):
-            found |= _said(place).get("geoelle:radiometry", {})
+    for said in _said_of_zones(store):
+        found |= said.get("geoelle:radiometry", {})
     return found
+
+
+def _known_encoder(store: Location) -> dict[str, Any] | None:
+    """What a store that is there says of its encoder, if it says what it has to."""
+    said = (found.get("geoelle:encoder", {}) for found in _said_of_zones(store))
+    return next((dict(encoder) for encoder in said if set(ENCODER_ATTRS) <= set(encoder)), None)
+
+
+def _said_of_zones(store: Location) -> list[dict[str, Any]]:
+    if not is_stored(store):
+        return []
+    return [_said(place) for place in zone_paths(store).values() if is_stored(place)]
 
 
 def _said(place: Location) -> dict[str, Any]:
@@ -283,26 +302,12 @@ def _said(place: Location) -> dict[str, Any]:
     return attrs
 
 
-def _provenance(item: ItemRecord, sensor: Sensor) -> dict[str, Any]:
-    """What an item says of how its pixels came about; `scaling` is (scale, offset) as applied."""
-    plain = ("collection", "provider", "platform", "datatake", "mgrs_tile", "processing_baseline", "relative_orbit",
-             "offset_applied")  # fmt: skip
-    bands = {band.name for band in sensor.bands}
-    scaling = sorted({(a.scale, a.offset) for name, a in item.assets.items() if name in bands})
-    return {
-        **{name: getattr(item, name) for name in plain},
-        "time": f"{np.datetime_as_string(item.time, 's')}Z",
-        "processed": None if item.processed is None else f"{np.datetime_as_string(item.processed, 's')}Z",
-        "scaling": [list(pair) for pair in scaling],
-    }
-
-
 def _do(
     run: _Run, planners: Sequence[JobPlanner], workers: int, scheduler: str | None, progress: Progress
 ) -> EmbedSummary:
     counts = [planner.count() for planner in planners]
     n_jobs, n_due, n_kept = (sum(c[i] for c in counts) for i in range(3))
-    sources = {mask_source([record], run.sensor, run.options.cloud_mask) for record in run.records}
+    sources = {_mask_of(record, run) for record in run.records}
     total = EmbedSummary(str(run.store), n_jobs, n_kept, 0, 0, 0, 0, 0, mask_sources=tuple(sorted(sources)))
     if not n_due:
         return total
@@ -356,36 +361,19 @@ def _check_options(options: ChipOptions, dtype: str) -> None:
         raise ConfigError(f"dtype is {dtype!r}. Expected one of {', '.join(EMBEDDING_DTYPES)}.")
 
 
-def _sensor(records: Sequence[ItemRecord], card: EncoderCard) -> Sensor:
-    """The one sensor of the items, which must be the encoder's."""
-    names = sorted({record.sensor for record in records})
-    if names and names != [card.sensor]:
-        raise EncoderInputError(
-            f"The items are of {' and '.join(names)}. {card.name} takes {card.sensor}; search for that sensor, "
-            "or pick another encoder (`geoelle encoders --sensor NAME`)."
-        )
-    return get_sensor(card.sensor)
-
-
 def _covered(records: Sequence[ItemRecord]) -> gpd.GeoDataFrame:
     return read_aoi(shapely.union_all([footprint_of(record) for record in records]))
 
 
-def _native_gsd(scenes: Sequence[Scene], card: EncoderCard, known: float | None) -> float | None:
-    """Coarsest pixel, in metres, that an item declares for a band the encoder sees; None where none says."""
-    declared = [item.assets[band].gsd_m for scene in scenes for item in scene.items for band in card.bands]
-    return max((gsd for gsd in (*declared, known) if gsd is not None), default=None)
-
-
-def _check_chip_size(card: EncoderCard, extent: GridExtent) -> None:
-    size = extent.chip_size_px(card.gsd_m)
-    if size not in card.chip_sizes_px:
-        takes = " or ".join(f"{px * card.gsd_m:g} m ({px} px)" for px in card.chip_sizes_px)
-        raise EncoderInputError(
-            f"Chips of {extent.grid.chip_size_m:g} m are {size} px at {card.gsd_m:g} m. {card.name} takes {takes}; "
-            "set chip_size_m to one of these."
-        )
-    extent.stride_px(card.gsd_m)
+def _check_chip_size(card: EncoderCard, chip_size_m: float) -> None:
+    sizes = [px * card.gsd_m for px in card.chip_sizes_px]
+    if any(np.isclose(chip_size_m, size, rtol=1e-6) for size in sizes) or not 0 < chip_size_m < np.inf:
+        return  # what is no length at all, the grid refuses
+    takes = " or ".join(f"{size:g} m ({px} px)" for size, px in zip(sizes, card.chip_sizes_px, strict=True))
+    raise EncoderInputError(
+        f"Chips of {chip_size_m:g} m are {chip_size_m / card.gsd_m:g} px of {card.gsd_m:g} m. {card.name} takes "
+        f"{takes}; set chip_size_m to one of these."
+    )
 
 
 def _is_simulated(record: ItemRecord) -> bool:

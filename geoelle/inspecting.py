@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ _FLAGS: Mapping[str, tuple[str, Mapping[int, str]]] = {
 }
 _SHOWN_ATTRS = (
     "geoelle:config", "geoelle:area", "geoelle:simulated", "geoelle:attribution", "geoelle:native_gsd_m",
+    "geoelle:encoder_notes",
     "geoelle:probe", "geoelle:probe_origin", "geoelle:reference", "geoelle:p_kind", "geoelle:method", "geoelle:made_of",
 )  # fmt: skip
 
@@ -101,6 +103,8 @@ class StoreReport:
     last_run: dict[str, Any]
     """The last line of that log."""
     software: dict[str, str]
+    masks: dict[str, int]
+    """Dates by what their clouds were masked by, of all zones: `scl`, `heuristic`, `none`, ..."""
     provenance: dict[str, Any] = field(repr=False)
     """Attributes that say what it was made of."""
 
@@ -178,6 +182,7 @@ def inspect(store: StorePath, *, verify: bool = False) -> StoreReport:
         runs=len(log),
         last_run=log[-1] if log else {},
         software={k: str(v) for k, v in _mapping(attrs.get("geoelle:software")).items()},
+        masks=_masks_of(paths.values()),
         provenance={name: attrs[name] for name in _SHOWN_ATTRS if name in attrs},
     )
 
@@ -310,6 +315,19 @@ def _attrs_of(paths: Any) -> dict[str, Any]:
         except StoreError:
             continue
     return {}
+
+
+def _masks_of(paths: Iterable[Location]) -> dict[str, int]:
+    by_day: dict[str, set[str]] = {}
+    for path in paths:
+        try:
+            masks = _mapping(open_group(path).attrs.get("geoelle:masks"))
+        except StoreError:
+            continue
+        for day, source in masks.items():
+            by_day.setdefault(str(day), set()).add(str(source))
+    counted = Counter(source for sources in by_day.values() for source in sources)
+    return dict(sorted(counted.items()))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -56,6 +56,9 @@ def _store_rows(report: StoreReport) -> list[tuple[str, ...]]:
     if encoder:
         size = f"{encoder.get('n_features', '?')} features, chips of {encoder.get('chip_size_px', '?')} px"
         rows.append(("encoder", f"{encoder.get('name', '?')} ({size})"))
+        read = [f"{name} {encoder[name]}" for name in ("pooling", "layer") if name in encoder]
+        rows += [("read by", ", ".join(read))] if read else []
+        rows.append(("loss", _short(f"{encoder.get('loss_kind', '?')}: {encoder.get('loss_definition', '?')}")))
     if report.dtype:
         rows.append(("stored as", report.dtype))
     rows.append(("chips with a value", f"{report.n_chips:,}"))
@@ -66,6 +69,8 @@ def _store_rows(report: StoreReport) -> list[tuple[str, ...]]:
         rows.append(("jobs", ", ".join(f"{n:,} {name}" for name, n in report.jobs.items())))
         rows.append(("runs", f"{report.runs}, the last at {report.last_run.get('time', 'an unknown time')}"))
     rows.append(("software", ", ".join(f"{k} {v}" for k, v in sorted(report.software.items())) or "not recorded"))
+    if report.masks:
+        rows.append(("clouds masked by", ", ".join(f"{by} ({n:,} dates)" for by, n in report.masks.items())))
     rows += [(name.removeprefix("geoelle:"), _short(value)) for name, value in report.provenance.items()]
     return rows
 

@@ -20,8 +20,10 @@ from shapely.geometry.base import BaseGeometry
 from geoelle import schema
 from geoelle.catalog.footprints import footprint_of
 from geoelle.chips import TileChips, cut_chips
-from geoelle.encoders import Encoder, get_card, load_encoder
-from geoelle.errors import GeoelleError, StoreError
+from geoelle.encoders import Encoder, load_encoder
+from geoelle.encoders.options import DEFAULT_OPTIONS, EncoderOptions
+from geoelle.encoders.registry import open_by_factory
+from geoelle.errors import GeoelleError, StoreError, WeightsError
 from geoelle.grid import GridExtent, Tile, ZoneChips
 from geoelle.imagery import CloudMask, TileMemory, read_tile, scaling, without_signature
 from geoelle.provenance import digest
@@ -63,7 +65,9 @@ class EmbedJob:
     time_index: int
     wanted: NDArray[np.bool_]
     sensor: Sensor
-    encoder: str
+    card: EncoderCard
+    """As the coordinator found the encoder once its weights were known."""
+    opening: EncoderOptions
     threads: int
     options: ChipOptions
     digest: str
@@ -94,6 +98,7 @@ class JobPlanner:
     """What all jobs of the store have in common: grid, encoder, config."""
     sensor: Sensor
     card: EncoderCard
+    opening: EncoderOptions
     threads: int
     options: ChipOptions
     stored: NDArray[np.uint8] = field(repr=False)
@@ -147,8 +152,8 @@ class JobPlanner:
                 }) if items else bytes(32).hex()  # fmt: skip
                 part = replace(scene, items=items)
                 yield EmbedJob(
-                    store, self.hold, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card.name,
-                    self.threads, self.options, made_of,
+                    store, self.hold, part, self.zone.extent, tile, index, t, mask, self.sensor, self.card,
+                    self.opening, self.threads, self.options, made_of,
                 )  # fmt: skip
 
     def _outline(self, tile: Tile) -> BaseGeometry:
@@ -228,9 +233,26 @@ def read_chips(
 
 
 @lru_cache(maxsize=2)
-def cached_encoder(name: str, threads: int) -> Encoder:
+def cached_encoder(name: str, threads: int, opening: EncoderOptions = DEFAULT_OPTIONS) -> Encoder:
     """The encoder of this process."""
-    return load_encoder(name, threads=threads)
+    if opening.factory:
+        return open_by_factory(opening.factory, name, threads=threads, **opening.opening())
+    return load_encoder(name, threads=threads, **opening.opening())
+
+
+def encoder_of(card: EncoderCard, threads: int, opening: EncoderOptions) -> Encoder:
+    """The encoder of this process, if it is the one that the coordinator means.
+
+    Raises:
+        WeightsError: If the weights on this machine are others.
+    """
+    encoder = cached_encoder(card.name, threads, opening)
+    if encoder.card.weights_sha256 != card.weights_sha256:
+        raise WeightsError(
+            f"This worker's weights of {card.name} have sha256 {encoder.card.weights_sha256[:12]}. Expected "
+            f"{card.weights_sha256[:12]}, as where the run was started; give all machines the same file."
+        )
+    return encoder
 
 
 def work(job: EmbedJob) -> JobResult:
@@ -243,8 +265,7 @@ def read(job: EmbedJob) -> TileChips | Failure | None:
     if not job.scene.items:
         return None
     try:
-        card = get_card(job.encoder)
-        return read_chips(job.scene, job.extent, job.tile, job.wanted, card, job.options, job.sensor)
+        return read_chips(job.scene, job.extent, job.tile, job.wanted, job.card, job.options, job.sensor)
     except Exception as error:  # whatever a file or its transport does; the job is named and taken up again
         return _failure(error)
 
@@ -275,12 +296,12 @@ def _write(job: EmbedJob, data: Mapping[str, NDArray[Any]], job_digest: str | No
 
 
 def _embedded(job: EmbedJob, chips: TileChips) -> dict[str, NDArray[Any]]:
-    card = get_card(job.encoder)
     status = chips.status.copy()
-    embedding = np.full((*status.shape, card.n_features), np.nan, dtype=np.float32)
+    embedding = np.full((*status.shape, job.card.n_features), np.nan, dtype=np.float32)
     if len(chips.batch):
         with ENCODING:
-            embedding[chips.index] = cached_encoder(job.encoder, job.threads).embed(chips.batch)
+            encoder = encoder_of(job.card, job.threads, job.opening)
+            embedding[chips.index] = encoder.embed(chips.batch, **job.opening.reading())
         status[chips.index] = schema.DONE
     return {"embedding": embedding, **chips.fractions, "contrast": chips.contrast, "status": status}
 

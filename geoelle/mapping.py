@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from geoelle.encoders import get_card
+from geoelle.describing import card_of_store
 from geoelle.encoders.shipped import shipped_probe_folder
 from geoelle.errors import GeoelleError, ProbeError, StoreError
 from geoelle.probe import Probe
 from geoelle.provenance import digest
 from geoelle.running import Progress, no_progress
-from geoelle.schema import SUPPORT_NO_DATA
+from geoelle.schema import LOSS_NAMES, SUPPORT_NO_DATA
 from geoelle.store import open_store
 from geoelle.store.embeddings import stored_digests
 from geoelle.store.layout import Variable, extent_of, is_stored, write_store
@@ -27,7 +27,7 @@ from geoelle.store.zones import open_area, open_zones, paths_like, zone_paths
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:aoi", "geoelle:simulated", "geoelle:attribution", "geoelle:scenes",
     "geoelle:software", "geoelle:native_gsd_m", "geoelle:config", "geoelle:config_digest",
-    "geoelle:items",
+    "geoelle:items", "geoelle:masks", "geoelle:encoder_notes",
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def one_encoder(zones: Mapping[str, xr.Dataset]) -> dict[str, Any]:
 
 def _attrs(source: Location, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
     """What the difficulty store of one zone says of itself."""
-    passed_on = {name: ds.attrs.get(name) for name in _PASSED_ON}
+    passed_on = {name: ds.attrs[name] for name in _PASSED_ON if name in ds.attrs}
     jobs = digest(stored_digests(source).tobytes().hex())
     meta = probe.meta
     return {
@@ -113,6 +113,7 @@ def _attrs(source: Location, ds: xr.Dataset, probe: Probe) -> dict[str, Any]:
             "holdout": meta.holdout,
             "scores": dict(meta.scores),
             "transform": meta.transform,
+            "loss_kind": meta.loss_kind,
         },
         "geoelle:probe_digest": probe.digest,
         "geoelle:probe_origin": meta.origin,
@@ -144,11 +145,13 @@ def check_probe_fits(probe: Probe, encoder: Mapping[str, Any]) -> None:
         ProbeError: With everything that differs.
     """
     probe.check_fits(
-        get_card(encoder["name"]),
+        card_of_store(encoder),
         chip_size_px=int(encoder["chip_size_px"]),
         gsd_m=float(encoder["gsd_m"]),
         bands=tuple(encoder["bands"]),
         weights_sha256=str(encoder["weights_sha256"]),
+        pooling=encoder.get("pooling"),
+        layer=encoder.get("layer"),
     )
 
 
@@ -168,15 +171,15 @@ def unchanged(target: Location, kind: str, made_of: str) -> bool:
 
 def _write(target: Location, ds: xr.Dataset, probe: Probe, attrs: Mapping[str, Any], progress: Progress) -> None:
     days = list(ds["time"].values)
-    unit = probe.meta.unit
+    unit, loss = probe.meta.unit, LOSS_NAMES.get(probe.meta.loss_kind, "loss")
     variables = [
         Variable(
             "difficulty", "float32", float("nan"), {},
-            {"long_name": "predicted pretraining loss", "units": unit, "ancillary_variables": "difficulty_se support"},
+            {"long_name": f"predicted {loss}", "units": unit, "ancillary_variables": "difficulty_se support"},
         ),
         Variable(
             "difficulty_se", "float32", float("nan"), {},
-            {"long_name": "standard error of the predicted loss of one chip", "units": unit},
+            {"long_name": f"standard error of the predicted {loss} of one chip", "units": unit},
         ),
         Variable(
             "support", "uint8", SUPPORT_NO_DATA, {},

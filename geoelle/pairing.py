@@ -11,13 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geoelle.catalog import group_scenes
-from geoelle.encoders import get_card
+from geoelle.encoders.options import EncoderOptions
 from geoelle.errors import ImageryError
 from geoelle.grid import GridExtent, Tile, ZoneChips
 from geoelle.holdout import assign_blocks, block_keys
 from geoelle.imagery import CloudMask
-from geoelle.jobs import ENCODING, ChipOptions, cached_encoder, reaching, read_chips
-from geoelle.records import ItemRecord, Scene
+from geoelle.jobs import ENCODING, ChipOptions, encoder_of, reaching, read_chips
+from geoelle.records import EncoderCard, ItemRecord, Scene
 from geoelle.sampling import Candidates, Looks
 from geoelle.sensors import get_sensor
 from geoelle.store.layout import extent_of
@@ -35,7 +35,9 @@ class LossJob:
     wanted: NDArray[np.bool_]
     look: int
     """As `Looks` counts them."""
-    encoder: str
+    card: EncoderCard
+    """As the store's encoder was opened."""
+    opening: EncoderOptions
     threads: int
     masks: int
     cloud_mask: CloudMask
@@ -61,7 +63,8 @@ def loss_jobs(
     records: Sequence[ItemRecord],
     candidates: Candidates,
     chosen: NDArray[np.intp],
-    encoder: str,
+    card: EncoderCard,
+    opening: EncoderOptions,
     threads: int,
     masks: int,
 ) -> list[LossJob]:
@@ -72,7 +75,8 @@ def loss_jobs(
         records: Their items.
         candidates: Chips that could be sampled.
         chosen: Indices of those that were.
-        encoder: Name of the encoder.
+        card: Of the encoder, as it was opened.
+        opening: How it is opened.
         threads: Its threads in each worker.
         masks: Mask draws per chip.
 
@@ -96,7 +100,8 @@ def loss_jobs(
                 tile,
                 wanted[tile.y, tile.x],
                 look,
-                encoder,
+                card,
+                opening,
                 threads,
                 masks,
                 ds.attrs["geoelle:config"]["cloud_mask"],
@@ -135,18 +140,17 @@ def measure_loss(job: LossJob) -> LossResult:
 
 
 def _measured(job: LossJob) -> LossResult:
-    card = get_card(job.encoder)
+    card = job.card
     # The store already says that these chips are good enough, so nothing is skipped here.
     outline = job.extent.tile_footprint(job.tile, card.gsd_m)
     scene = replace(job.scene, items=reaching(job.scene)(outline))
     options = ChipOptions(max_invalid_fraction=1.0, cloud_mask=job.cloud_mask)
     chips = read_chips(scene, job.extent, job.tile, job.wanted, card, options, get_sensor(scene.items[0].sensor))
-    encoder = cached_encoder(job.encoder, job.threads)
     batch = chips.batch
-    masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))
-    low, high = card.clip or (float(np.nanmin(batch.pixels)), float(np.nanmax(batch.pixels)))
     rows, columns = chips.index
     with ENCODING:
+        encoder = encoder_of(card, job.threads, job.opening)
+        masks = encoder.fixed_masks(batch.chip_id, job.masks, job.extent.chip_size_px(card.gsd_m))
         losses = encoder.pretraining_loss(batch, masks)
     return LossResult(
         job.look,
@@ -155,9 +159,17 @@ def _measured(job: LossJob) -> LossResult:
         batch.chip_id,
         batch.lonlat,
         losses,
-        texture_features(batch.pixels[:, 0], low, high),
+        texture_features(batch.pixels[:, 0], *_shown_range(card)),
         job.scene.item_ids,
     )
+
+
+def _shown_range(card: EncoderCard) -> tuple[float, float]:
+    """Darkest and brightest of the 8-bit images that texture is measured on, in the pixels' units; all chips alike."""
+    if card.clip is not None:
+        return card.clip
+    mean, spread = np.array(card.mean) / card.scale, 2 * np.array(card.std) / card.scale
+    return float((mean - spread).min()), float((mean + spread).max())
 
 
 def to_pairs(
@@ -192,7 +204,7 @@ def to_pairs(
             "item_ids": [list(r.item_ids) for r in ordered for _ in r.rows],
             "embedding": list(embedding),
             "loss": losses.mean(axis=1, dtype=np.float64),
-            "loss_sd": losses.std(axis=1, dtype=np.float64, ddof=1),
+            "loss_sd": _spread(losses),
             "n_masks": np.full(len(look), losses.shape[1], dtype=np.int32),
             **{name: texture[:, i] for i, name in enumerate(TEXTURE_NAMES)},
             "block": block_keys(assign_blocks(lonlat, block_size_m), block_size_m).astype(object),
@@ -202,3 +214,10 @@ def to_pairs(
         crs=4326,
     )
     return frame, losses
+
+
+def _spread(losses: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Standard deviation over the masks of (chip, mask); NaN of a loss that draws none, for which there is one."""
+    if losses.shape[1] < 2:
+        return np.full(len(losses), np.nan)
+    return np.asarray(losses.std(axis=1, dtype=np.float64, ddof=1))

@@ -33,6 +33,22 @@ STATE_NAMES = tuple(STATE_MEANINGS.split())
 COARSE_FACTOR = 1.5
 """Imagery this much coarser than what an encoder was trained on is said to be resampled."""
 
+LOSS_UNITS: Mapping[str, str] = {
+    "own": "encoder loss",
+    "own-partial": "encoder loss (own-partial)",
+    "proxy": "proxy loss",
+    "unavailable": "encoder loss",
+}
+"""Unit of loss, difficulty and delta, by the kind of the loss: a figure of a proxy is never seen without the word."""
+
+LOSS_NAMES: Mapping[str, str] = {
+    "own": "pretraining loss",
+    "own-partial": "pretraining loss without one of its terms (own-partial)",
+    "proxy": "proxy for the pretraining loss",
+    "unavailable": "loss",
+}
+"""What is measured and predicted, in a label."""
+
 MIN_INDEPENDENT_BLOCKS = 30
 """Blocks that a local fit asks for, and under which everything made from one says so."""
 
@@ -73,7 +89,7 @@ DELTA_VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 ALERT_COLUMNS = (
     "rank", "chip_id", "date", "direction", "delta", "z", "p", "p_kind", "state", "difficulty", "reference",
-    "reference_kind", "reference_n", "before_item_ids", "after_item_ids", "geometry",
+    "reference_kind", "reference_n", "before_item_ids", "after_item_ids", "loss_kind", "geometry",
 )  # fmt: skip
 PAIR_COLUMNS = (
     "chip_id", "time", "item_ids", "embedding", "loss", "loss_sd", "n_masks",

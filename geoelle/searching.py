@@ -28,6 +28,7 @@ def search(
     start: date | str,
     end: date | str,
     sensor: str | Path | Sensor = DEFAULT_SENSOR,
+    bands: Sequence[str] = (),
     max_cloud_percent: float | None = None,
     months: Sequence[int] = (),
     relative_orbits: Sequence[int] = (),
@@ -51,6 +52,7 @@ def search(
         start: First day, included.
         end: Last day, included.
         sensor: Whose bands the items must hold: a name, a YAML file, or the sensor.
+        bands: Items that lack one of these are left out, by geoelle's names or a provider's keys; empty asks for none.
         max_cloud_percent: Items that declare more cloud are left out; items that declare none are kept.
         months: Months of year to keep, 1 to 12; empty means all.
         relative_orbits: Relative orbits to keep; items that do not say theirs are left out. Empty means all.
@@ -66,12 +68,14 @@ def search(
 
     Raises:
         AOIError: If the AOI cannot be used.
-        SensorError: If there is no such sensor.
+        SensorError: If there is no such sensor, or it has no such band.
         ConfigError: If a date or another filter makes no sense.
         CatalogError: If no catalog answers as it should.
         NoItemsError: If nothing passes the filters.
     """
-    for name, given in (("collections", collections), ("platforms", platforms), ("exclude", exclude)):
+    for name, given in (
+        ("collections", collections), ("bands", bands), ("platforms", platforms), ("exclude", exclude),
+    ):  # fmt: skip
         if isinstance(given, str):  # it would be taken for a list of letters
             raise ConfigError(f"{name} is the text {given[:80]!r}. Expected a list, as [{given[:80]!r}].")
     area = aoi_geometry(read_aoi(aoi))
@@ -80,6 +84,7 @@ def search(
         aoi=area,
         start=as_day(start),
         end=as_day(end),
+        bands=tuple(dict.fromkeys(known.band(band).name for band in bands)),
         max_cloud_percent=max_cloud_percent,
         months=_plain(months),
         relative_orbits=_plain(relative_orbits),
@@ -119,6 +124,7 @@ def _query(filters: Filters, sensor: Sensor, counts: FilterCounts) -> dict[str, 
         "aoi": filters.aoi.__geo_interface__,
         "sensor": sensor.name,
         "sensor_definition": None if _is_own(sensor) else sensor_definition(sensor),
+        "bands": list(filters.bands),
         "max_cloud_percent": filters.max_cloud_percent,
         "months": list(filters.months),
         "relative_orbits": list(filters.relative_orbits),

@@ -27,7 +27,7 @@ from geoelle.store.layout import is_stored, open_store
 from geoelle.store.zones import zone_paths
 
 _SEARCHED = (
-    "collections", "sensor", "max_cloud_percent", "months", "relative_orbits", "platforms",
+    "collections", "sensor", "bands", "max_cloud_percent", "months", "relative_orbits", "platforms",
     "min_aoi_coverage_fraction", "exclude", "fallback",
 )  # fmt: skip
 
@@ -56,6 +56,8 @@ def update(
     items: str | Path,
     end: date | str | None = None,
     catalog: str | Path | None = None,
+    weights: str | Path | None = None,
+    accept_license: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
     progress: Progress = no_progress,
@@ -70,6 +72,8 @@ def update(
         items: The file written by `search` that it was made from; replaced by the longer list.
         end: Last day to look for; by default today, UTC.
         catalog: Where to look instead of where the items were found.
+        weights: File or folder of the encoder's checkpoint, the same as before; None: where geoelle keeps it.
+        accept_license: Whether you accept the licence of non-commercial weights.
         workers: Processes of the local Dask cluster.
         scheduler: Address of a Dask scheduler to use instead.
         progress: Told how many jobs are done.
@@ -77,7 +81,7 @@ def update(
     Raises:
         NotFoundError: If there is no store or no items file.
         CatalogError: If the catalog does not answer, or has nothing at all any more; then nothing is changed.
-        StoreError: As `embed` does.
+        StoreError, WeightsError: As `embed` does.
     """
     attrs = _made_of(store)
     known, query = read_items(items)
@@ -90,7 +94,8 @@ def update(
     summary = _compare(known, merged, superseded)
     # Before the jobs: should these not come to an end, the next call finds them due.
     write_items(merged, items, {**query, "end": max(last, before)})
-    embedding = _embed(store, items, attrs, {"workers": workers, "scheduler": scheduler, "progress": progress})
+    run: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    embedding = _embed(store, items, attrs, {"weights": weights, "accept_license": accept_license, **run})
     return UpdateSummary(*summary, EmbedSummary(**embedding.attrs["geoelle:summary"]))
 
 
@@ -156,16 +161,19 @@ def _compare(
     return tuple(new), tuple(late), tuple(reprocessed)
 
 
-def _embed(store: str | Path, items: str | Path, attrs: dict[str, Any], cluster: dict[str, Any]) -> Any:
+def _embed(store: str | Path, items: str | Path, attrs: dict[str, Any], run: dict[str, Any]) -> Any:
     try:
         area = gpd.GeoDataFrame.from_features(attrs["geoelle:aoi"]["features"], crs=4326)
-        grid, config, encoder = attrs["geoelle:grid"], attrs["geoelle:config"], attrs["geoelle:encoder"]["name"]
+        grid, config, encoder = (dict(attrs[f"geoelle:{name}"]) for name in ("grid", "config", "encoder"))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"{store} does not say what it was made of ({type(error).__name__}: {error}).") from None
     options = ("max_invalid_fraction", "max_cloud_fraction", "min_contrast", "cloud_mask", "dtype")
     try:
         lattice = {name: grid[name] for name in ("chip_size_m", "stride_m", "tile_chips")}
         chosen = {name: config[name] for name in options}
+        chosen |= {name: config[name] for name in ("device", "precision") if name in config}
+        chosen |= {name: encoder[name] for name in ("pooling", "layer") if name in encoder}
+        name = str(encoder["name"])
     except KeyError as error:
         raise StoreError(f"{store} does not say its {error.args[0]}. Make the store again.") from None
-    return embed(items, out=store, aoi=area, encoder=encoder, **lattice, **chosen, **cluster)
+    return embed(items, out=store, aoi=area, encoder=name, **lattice, **chosen, **run)

@@ -88,6 +88,7 @@ def run(
         start=c.search.start,
         end=c.search.end,
         sensor=_relative(c.search.sensor, home) if c.search.sensor.endswith((".yaml", ".yml")) else c.search.sensor,
+        bands=c.search.bands,
         max_cloud_percent=c.search.max_cloud_percent,
         months=c.search.months,
         relative_orbits=c.search.relative_orbits,
@@ -99,8 +100,10 @@ def run(
     )
     embeddings, items = folder / "embeddings.zarr", folder / "items.parquet"
     cluster: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
-    ds = embed(items, aoi=area, out=embeddings, **c.embed.model_dump(), **cluster, progress=report("embed"))
-    calibration = _calibrate(c.calibrate, folder, cluster, report("calibrate"))
+    chosen = c.embed.model_dump() | {"weights": None if c.embed.weights is None else _relative(c.embed.weights, home)}
+    ds = embed(items, aoi=area, out=embeddings, **chosen, **cluster, progress=report("embed"))
+    opening = {name: chosen[name] for name in ("weights", "accept_license", "device", "precision")}
+    calibration = _calibrate(c.calibrate, folder, opening | cluster, report("calibrate"))
     difficulty(
         embeddings,
         out=folder / "difficulty.zarr",
@@ -135,13 +138,13 @@ def _folder(c: RunConfig, home: Path) -> Path:
     return Path(_relative(str(place), home))
 
 
-def _calibrate(c: CalibrateConfig, folder: Path, cluster: dict[str, Any], progress: Progress) -> Calibration:
+def _calibrate(c: CalibrateConfig, folder: Path, options: dict[str, Any], progress: Progress) -> Calibration:
     pairs = calibrate(
         folder / "embeddings.zarr",
         items=folder / "items.parquet",
         out=folder / "probe",
         **c.model_dump(),
-        **cluster,
+        **options,
         progress=progress,
     )
     stored = pairs.attrs["geoelle:calibration"]

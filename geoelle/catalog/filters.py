@@ -34,6 +34,8 @@ class Filters:
     """In EPSG:4326; cut at 180 where it crosses the antimeridian."""
     start: np.datetime64
     end: np.datetime64
+    bands: tuple[str, ...] = ()
+    """Names of bands; items that lack one are left out."""
     max_cloud_percent: float | None = None
     """Items that declare more are left out; items that declare none are kept."""
     months: tuple[int, ...] = ()
@@ -64,6 +66,8 @@ class Filters:
     def in_words(self) -> str:
         """What is asked for, beside the area."""
         said = [f"{np.datetime_as_string(self.start, 'D')} to {np.datetime_as_string(self.end, 'D')}"]
+        if self.bands:
+            said.append(f"bands {', '.join(self.bands)}")
         if self.months:
             said.append(f"months {', '.join(map(str, sorted(self.months)))}")
         if self.max_cloud_percent is not None:
@@ -82,6 +86,7 @@ _REASONS = {
     "excluded": "excluded by name",
     "outside_aoi": "outside the AOI",
     "without_bands": "without the sensor's bands",
+    "without_asked_bands": "without a band asked for",
     "outside_dates": "outside the dates",
     "outside_months": "outside the months",
     "too_cloudy": "over the cloud limit",
@@ -107,6 +112,7 @@ class FilterCounts:
     excluded: int = 0
     outside_aoi: int = 0
     without_bands: int = 0
+    without_asked_bands: int = 0
     outside_dates: int = 0
     outside_months: int = 0
     too_cloudy: int = 0
@@ -216,6 +222,8 @@ class Sieve:
     def _reason_of(self, item: ItemRecord) -> str | None:
         wanted = self._filters
         day = solar_day(item)
+        if not item.assets.keys() >= set(wanted.bands):
+            return "without_asked_bands"
         if not wanted.start <= day <= wanted.end:
             return "outside_dates"
         if self._months and int(day.astype("datetime64[M]").astype(int)) % 12 + 1 not in self._months:

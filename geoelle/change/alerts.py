@@ -104,6 +104,7 @@ def _alerts_of(delta: xr.Dataset, difficulty: xr.Dataset) -> gpd.GeoDataFrame:
             "reference_n": delta["reference_n"].values[time, row, column].astype(np.int32),
             "before_item_ids": [list(scenes.get(labels[t], [])) for t in before],
             "after_item_ids": [list(scenes.get(labels[t], [])) for t in time],
+            "loss_kind": [str(delta.attrs["geoelle:encoder"].get("loss_kind", ""))] * len(time),
         },
         geometry=_cells(delta, row, column),
         crs=extent.grid.epsg,

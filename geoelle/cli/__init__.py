@@ -2,6 +2,6 @@
 
 # In the order in which `--help` lists the verbs: first the chain, then what looks after it.
 from geoelle.cli.app import main  # isort: skip
-from geoelle.cli import upkeep  # isort: skip
+from geoelle.cli import upkeep, weights  # isort: skip
 
-__all__ = ("main", "upkeep")
+__all__ = ("main", "upkeep", "weights")

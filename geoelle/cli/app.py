@@ -16,14 +16,19 @@ import typer
 
 from geoelle.cli import show
 from geoelle.cli.options import (
+    AcceptLicense,
     Aoi,
     CloudMask,
     Dates,
+    Device,
     Dtype,
+    EncoderPrecision,
     MaybeAoi,
+    Precision,
     Quiet,
     Ranges,
     Scheduler,
+    Weights,
     Workers,
     app,
     as_aoi,
@@ -77,6 +82,9 @@ def search(
     sensor: Annotated[
         str, typer.Option(help="Whose bands the items must hold; a name or a YAML file.")
     ] = "sentinel-2-l2a",
+    band: Annotated[
+        list[str] | None, typer.Option(help="Band without which items are left out; may be given again.")
+    ] = None,
     max_cloud: Annotated[
         float | None, typer.Option(min=0, max=100, help="Percent; items declaring more are left out.")
     ] = None,
@@ -96,8 +104,9 @@ def search(
 
     found = find(
         as_aoi(aoi), catalog=catalog, collections=collection or (), start=start.date(), end=end.date(), sensor=sensor,
-        max_cloud_percent=max_cloud, months=month or (), relative_orbits=orbit or (), platforms=platform or (),
-        min_aoi_coverage_fraction=min_coverage, exclude=exclude or (), fallback=fallback, out=out,
+        bands=band or (), max_cloud_percent=max_cloud, months=month or (), relative_orbits=orbit or (),
+        platforms=platform or (), min_aoi_coverage_fraction=min_coverage, exclude=exclude or (), fallback=fallback,
+        out=out,
     )  # fmt: skip
     show.line(f"Items: {found.attrs['geoelle:filters']}. Wrote {out}.")
 
@@ -108,6 +117,16 @@ def embed(
     out: Annotated[str, typer.Option(help="Zarr store to make, continue or add to.")] = "embeddings.zarr",
     aoi: MaybeAoi = None,
     encoder: Annotated[str, typer.Option(help="Name as in `geoelle encoders`.")] = "compact-rgb",
+    weights: Weights = None,
+    accept_license: AcceptLicense = False,
+    device: Device = "auto",
+    precision: EncoderPrecision = Precision.float32,
+    pooling: Annotated[
+        str | None, typer.Option(help="How tokens become one embedding, e.g. cls or mean; default: the encoder's.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Transformer block whose output is taken; default: the last, normed.")
+    ] = None,
     chip_size_m: Annotated[float, typer.Option(help="Edge of a chip, metres.")] = 640,
     stride_m: Annotated[float, typer.Option(help="Distance between chips, metres.")] = 320,
     tile_chips: Annotated[int, typer.Option(min=1, max=256, help="Edge of a job's tile, chips.")] = 16,
@@ -134,9 +153,11 @@ def embed(
 
     with show.stages(quiet) as report:
         ds = run_embed(
-            items, out=out, aoi=None if aoi is None else as_aoi(aoi), encoder=encoder, chip_size_m=chip_size_m,
-            stride_m=stride_m, tile_chips=tile_chips, max_invalid_fraction=max_invalid_fraction,
-            max_cloud_fraction=max_cloud_fraction, min_contrast=min_contrast, cloud_mask=cloud_mask.value,
+            items, out=out, aoi=None if aoi is None else as_aoi(aoi), encoder=encoder, weights=weights,
+            accept_license=accept_license, device=device, precision=precision.value, pooling=pooling, layer=layer,
+            chip_size_m=chip_size_m, stride_m=stride_m, tile_chips=tile_chips,
+            max_invalid_fraction=max_invalid_fraction, max_cloud_fraction=max_cloud_fraction,
+            min_contrast=min_contrast, cloud_mask=cloud_mask.value,
             dtype=dtype.value, workers=workers, scheduler=scheduler, progress=report("embed"),
         )  # fmt: skip
     summary = EmbedSummary(**ds.attrs["geoelle:summary"])
@@ -157,9 +178,15 @@ def calibrate(
     quiet_dates: Ranges = None,
     exclude_date: Dates = None,
     n: Annotated[int, typer.Option(min=10, help="Chips to sample.")] = 5000,
-    masks: Annotated[int, typer.Option(min=2, max=64, help="Mask draws per chip (K).")] = 8,
+    masks: Annotated[
+        int, typer.Option(min=1, max=64, help="Mask draws per chip (K); 1 only where the loss draws none.")
+    ] = 8,
     block_size_m: Annotated[float, typer.Option(help="Edge of a spatial block, metres.")] = 2000,
     allow_few: Annotated[bool, typer.Option("--allow-few", help="Fit with fewer than 30 blocks.")] = False,
+    weights: Weights = None,
+    accept_license: AcceptLicense = False,
+    device: Device = "auto",
+    precision: EncoderPrecision = Precision.float32,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     quiet: Quiet = False,
@@ -171,6 +198,7 @@ def calibrate(
         found = run_calibrate(
             embeddings, items=items, out=out, pairs_out=pairs, quiet=as_ranges(quiet_dates),
             exclude_dates=as_days(exclude_date), n=n, masks=masks, block_size_m=block_size_m, allow_few=allow_few,
+            weights=weights, accept_license=accept_license, device=device, precision=precision.value,
             workers=workers, scheduler=scheduler, progress=report("calibrate"),
         )  # fmt: skip
     show.calibration(found.attrs["geoelle:calibration"], out)
@@ -274,8 +302,13 @@ def encoders(
 ) -> None:
     """List the encoders: what they take, what their loss is, and under which licence."""
     from geoelle.encoders import list_encoders
+    from geoelle.sensors import get_sensor
 
-    show.encoders(list_encoders(sensor))
+    cards = list_encoders(sensor)
+    if sensor is not None and not cards:
+        show.note(f"No encoder takes {get_sensor(sensor).name} as it is.")
+        return
+    show.encoders(cards)
 
 
 def main() -> None:

@@ -40,6 +40,14 @@ class Dtype(StrEnum):
     int8 = "int8"
 
 
+class Precision(StrEnum):
+    """Of an encoder's products."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class ExportFormat(StrEnum):
     """What a store is exported as."""
 
@@ -53,6 +61,12 @@ Aoi = Annotated[str, typer.Option("--aoi", help=_AOI)]
 MaybeAoi = Annotated[str | None, typer.Option("--aoi", help=f"{_AOI} Default: all that the items cover.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes of the local Dask cluster; 1 is threads in this one.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs already.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="File or folder of the encoder's checkpoint; default: geoelle's cache, or download.")
+]
+AcceptLicense = Annotated[bool, typer.Option("--accept-license", help="Accept the licence of non-commercial weights.")]
+Device = Annotated[str, typer.Option(help="auto is the GPU where there is one; or cpu, cuda, cuda:1.")]
+EncoderPrecision = Annotated[Precision, typer.Option("--precision", help="Of the encoder's products.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Ranges = Annotated[list[str] | None, typer.Option(help="START/END or a date; may be given again.")]
 Dates = Annotated[list[datetime] | None, typer.Option(formats=["%Y-%m-%d"], help="May be given again.")]

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
+from geoelle.schema import COARSE_FACTOR, LOSS_NAMES, MIN_INDEPENDENT_BLOCKS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoelle.encoders.checkpoints import Checkpoint
     from geoelle.exporting import ExportSummary
     from geoelle.inspecting import StoreReport
     from geoelle.records import EmbedSummary, EncoderCard
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 
 _WIDTH_IN_PIPES = 2000
+_TABLE_WIDTH = 100
+"""Of tables that are read as they are, in pipes too."""
 
 
 def line(text: str) -> None:
@@ -87,10 +93,12 @@ def embed_summary(summary: EmbedSummary) -> None:
 
 
 def resampled(store: str) -> None:
-    """A word where the imagery is coarser than what the encoder was trained on."""
+    """A word where the imagery is coarser than, or otherwise unlike, what the encoder was trained on."""
     from geoelle.store.zones import open_zones
 
     zones = open_zones(store, "embeddings").values()
+    for text in next(iter(zones)).attrs.get("geoelle:encoder_notes", []):
+        note(text)
     native = max((n for zone in zones if (n := zone.attrs.get("geoelle:native_gsd_m")) is not None), default=None)
     taken = next(iter(zones)).attrs["geoelle:encoder"]["gsd_m"]
     if native is not None and native > COARSE_FACTOR * taken:
@@ -141,10 +149,14 @@ def export_summary(summary: ExportSummary) -> None:
 
 def calibration(found: Mapping[str, Any], out: str) -> None:
     """What `calibrate` found."""
+    unclaimed = f"no ceiling of r is claimed: {found['why_no_ceiling']}"
+    ceiling = unclaimed if found["why_no_ceiling"] else f"ceiling of r {_figure(found['ceiling'])}"
     line(
         f"Calibration: {found['n_pairs']} pairs from {found['n_blocks']} independent blocks of "
-        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes; ceiling of r {_figure(found['ceiling'])}."
+        f"{found['block_size_m']:g} m and {found['n_scenes']} scenes{_of_loss(found['loss_kind'])}; {ceiling}."
     )
+    if found["n_without_loss"]:
+        note(f"{found['n_without_loss']} chips have no loss, as gaps lie in all that a mask hides; they were left out.")
     if not found["quiet_declared"]:
         note("No quiet dates were named, so all dates were used, those of an event among them; see --quiet-dates.")
     worth = (
@@ -165,6 +177,11 @@ def calibration(found: Mapping[str, Any], out: str) -> None:
     )
 
 
+def _of_loss(kind: str) -> str:
+    """Words for a line whose figures come from a loss that is not, or not wholly, that of pretraining."""
+    return f", {LOSS_NAMES[kind]}" if kind in ("own-partial", "proxy") else ""
+
+
 def _figure(value: float | None) -> str:
     return "undefined" if value is None or value != value else f"{value:.3f}"
 
@@ -182,7 +199,7 @@ def difficulty(ds: Any, out: str) -> None:
     share = f"{100 * inside / (inside + outside):.0f} %" if inside + outside else "none"
     line(
         f"Difficulty: {inside + outside} chips on {n_dates} dates, {share} inside the probe's support "
-        f"({start}). In {out}."
+        f"({start}{_of_loss(zones[0].attrs['geoelle:encoder']['loss_kind'])}). In {out}."
     )
 
 
@@ -199,8 +216,9 @@ def delta(ds: Any, out: str, alerts: str) -> None:
     }  # fmt: skip
     alerting = sum(int(((zone["state"].values >= 2) & (zone["state"].values <= 4)).sum()) for zone in zones)
     kind = zones[0].attrs["geoelle:reference"]["kind"]
+    loss = _of_loss(zones[0].attrs["geoelle:encoder"]["loss_kind"])
     line(
-        f"Delta: {len(judged)} of {len(days)} dates judged (reference: {kind}), {alerting} alerts. "
+        f"Delta: {len(judged)} of {len(days)} dates judged (reference: {kind}{loss}), {alerting} alerts. "
         f"In {out}, {alerts} and {Location.of(alerts).with_suffix('.geojson')}."
     )
 
@@ -235,24 +253,68 @@ def simulated(simulation: Simulation) -> None:
 
 def encoders(cards: Sequence[EncoderCard]) -> None:
     """The encoders: a few for the eye first, then what their cards say."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table("name", "sensor", "bands", "chips", "features", "loss")
+    from geoelle.encoders.checkpoints import weights_state
+
+    console, table = _table("encoder", "values", "features", "loss", "licence", "weights")
     for card in cards:
-        chips = ", ".join(f"{px * card.gsd_m:g} m ({px} px)" for px in card.chip_sizes_px)
-        table.add_row(card.name, card.sensor, ", ".join(card.bands), chips, str(card.n_features), card.loss_kind)
+        values = f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–"
+        state = weights_state(card.checkpoint)
+        table.add_row(card.name, values, str(card.n_features), card.loss_kind, _short(card.licence), state)
     console.print(table)
     for card in cards:
         facts = Table(title=card.name, show_header=False, box=None, title_justify="left", padding=(0, 2, 0, 0))
         for what, said in (
+            ("takes", _taken(card)),
             ("loss", card.loss_definition),
             ("trained on", card.training),
             ("not good for", card.not_good_for),
             ("licence", card.licence),
             ("source", card.source),
+            ("fed as", _ways(card)),
+            ("unlike its training", " ".join(card.differs) or "nothing known"),
             ("probes", ", ".join(card.shipped_probes) or "none shipped"),
         ):
             facts.add_row(what, said)
         console.print(facts)
+
+
+def _ways(card: EncoderCard) -> str:
+    """Every way to feed the card's encoder, the sensor behind each name."""
+    from geoelle.encoders import split_name, variants_of
+
+    return ", ".join(f"{way.name} ({way.sensor})" for way in variants_of(split_name(card.name)[0]))
+
+
+def _taken(card: EncoderCard) -> str:
+    chips = ", ".join(f"{px * card.gsd_m:g} m ({px} px)" for px in card.chip_sizes_px)
+    return f"{card.sensor}: {', '.join(card.bands)}; chips of {chips}"
+
+
+def checkpoints(known: Sequence[Checkpoint]) -> None:
+    """The checkpoints, and whether they are here."""
+    from geoelle.encoders.checkpoints import checked_by, weights_state
+
+    console, table = _table("checkpoint", "licence", "checked by", "weights")
+    for checkpoint in known:
+        state = weights_state(checkpoint.name)
+        table.add_row(checkpoint.name, _short(checkpoint.licence), checked_by(checkpoint), state)
+    console.print(table)
+
+
+def _table(name: str, *columns: str) -> tuple[Console, Table]:
+    """A table whose first column is never cut, and what prints it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column)
+    return Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH), table
+
+
+def _short(licence: str) -> str:
+    """The licence without its remarks."""
+    return licence.partition(" (")[0].partition(";")[0]

@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from geoelle.cli import show
-from geoelle.cli.options import ExportFormat, Quiet, Ranges, Scheduler, Workers, app, as_ranges, example
+from geoelle.cli.options import (
+    AcceptLicense,
+    ExportFormat,
+    Quiet,
+    Ranges,
+    Scheduler,
+    Weights,
+    Workers,
+    app,
+    as_ranges,
+    example,
+)
 
 
 @app.command(epilog=example("geoelle update embeddings.zarr --items items.parquet"))
@@ -22,6 +33,8 @@ def update(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day to look for; default: today, UTC.")
     ] = None,
     catalog: Annotated[str | None, typer.Option(help="Where to look instead of where the items were found.")] = None,
+    weights: Weights = None,
+    accept_license: AcceptLicense = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     quiet: Quiet = False,
@@ -31,8 +44,8 @@ def update(
 
     with show.stages(quiet) as report:
         summary = run_update(
-            embeddings, items=items, end=None if end is None else end.date(), catalog=catalog, workers=workers,
-            scheduler=scheduler, progress=report("update"),
+            embeddings, items=items, end=None if end is None else end.date(), catalog=catalog, weights=weights,
+            accept_license=accept_license, workers=workers, scheduler=scheduler, progress=report("update"),
         )  # fmt: skip
     show.update_summary(summary)
     if summary.embedding.n_failed:

@@ -13,6 +13,9 @@ from geoelle.encoders.dofa import CARDS as DOFA_CARDS
 from geoelle.encoders.dofa import FEEDS as DOFA_FEEDS
 from geoelle.encoders.inputs import check_batch
 from geoelle.encoders.masks import fixed_masks
+from geoelle.encoders.presto import presto_card
+from geoelle.encoders.prithvi import SENSORS as PRITHVI_SENSORS
+from geoelle.encoders.prithvi import prithvi_card
 from geoelle.encoders.protocol import Encoder
 from geoelle.encoders.registry import (
     Variant,
@@ -24,11 +27,14 @@ from geoelle.encoders.registry import (
     unregister,
     variants_of,
 )
+from geoelle.encoders.resampling import Resampling, resample_batch
 from geoelle.encoders.satclip import NAMES as SATCLIP_NAMES
 from geoelle.encoders.satclip import satclip_card
+from geoelle.encoders.satmae import satmae_card
 
 __all__ = [
     "Encoder",
+    "Resampling",
     "Variant",
     "check_batch",
     "fixed_masks",
@@ -36,6 +42,7 @@ __all__ = [
     "list_encoders",
     "load_encoder",
     "register",
+    "resample_batch",
     "split_name",
     "unregister",
     "variants_of",
@@ -57,3 +64,20 @@ for _name in SATCLIP_NAMES:
         factory=f"geoelle.encoders.satclip:load_{_name.removeprefix('satclip-').replace('-', '_')}",
         variants=("cosine",) if _name.endswith("-l10") else (),
     )
+
+for _name, _loader in (
+    ("prithvi-eo-1.0-100m", "load_1_0_100m"),
+    ("prithvi-eo-2.0-300m", "load_2_0_300m"),
+    ("prithvi-eo-2.0-300m-tl", "load_2_0_300m_tl"),
+    ("prithvi-eo-2.0-tiny-tl", "load_2_0_tiny_tl"),
+):
+    _factory = f"geoelle.encoders.prithvi:{_loader}"
+    register(_name, card=partial(prithvi_card, _name), factory=_factory, variants=PRITHVI_SENSORS[1:])
+
+for _name, _loader in (
+    ("satmae-vitb", "load_vitb"),
+    ("satmae-vitl", "load_vitl"),
+    ("satmae-rgb-vitl", "load_rgb_vitl"),
+):
+    register(_name, card=partial(satmae_card, _name), factory=f"geoelle.encoders.satmae:{_loader}")
+register("presto", card=presto_card, factory="geoelle.encoders.presto:load_presto", variants=("dynamic-world",))

@@ -28,7 +28,9 @@ def fixed_masks(
         chip_ids: (chip,).
         k: Masks per chip, at least 1.
         n_tokens: Patch tokens of a chip.
-        mask_ratio: Share of tokens to hide; int(mask_ratio x n_tokens) of them are.
+        mask_ratio: Share of tokens to hide; int(mask_ratio x n_tokens) of them are. 0: none.
+
+    Where the ratio is 0 the loss hides nothing: every mask is empty, and one of them says all.
 
     Returns:
         (chip, mask, token); True is hidden.
@@ -38,6 +40,8 @@ def fixed_masks(
     """
     if k < 1:
         raise EncoderInputError(f"{k} masks per chip were asked for. Expected at least 1. Use k = 8 unless in a hurry.")
+    if mask_ratio == 0:
+        return np.zeros((len(chip_ids), k, n_tokens), dtype=bool)
     hidden = n_hidden(n_tokens, mask_ratio)
     if not 0 < hidden < n_tokens:
         raise EncoderInputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoelle.encoders.checkpoints import fetch_weights, get_checkpoint, read_state
+from geoelle.encoders.checkpoints import Progress, fetch_weights, get_checkpoint, read_state
 from geoelle.encoders.inputs import normalised
 from geoelle.encoders.network import Network
 from geoelle.encoders.torch_encoder import Prepare, TorchEncoder
@@ -29,6 +29,7 @@ def open_encoder(
     weights: str | Path | None = None,
     accept_license: bool = False,
     random_seed: int | None = None,
+    progress: Progress | None = None,
     prepare: Prepare = normalised,
     kind: type[TorchEncoder] = TorchEncoder,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
@@ -44,6 +45,7 @@ def open_encoder(
         accept_license: Whether the user accepts a non-commercial licence.
         random_seed: Leave the weights as they are initialised from this seed: for tests and timing only. The card then
             says so in place of the weights' sha256.
+        progress: Told how far a download of the weights is.
         prepare: Normalisation other than the card's figures.
         kind: Class of the encoder.
         convert: Published names of tensors to the network's, where they differ.
@@ -61,7 +63,7 @@ def open_encoder(
             replace(card, weights_sha256=f"random-{random_seed}", validated=False), network, prepare=prepare, **options
         )
     checkpoint = get_checkpoint(card.checkpoint)
-    found = fetch_weights(checkpoint, weights, accept_license=accept_license)
+    found = fetch_weights(checkpoint, weights, accept_license=accept_license, progress=progress)
     state = read_state(found.path, checkpoint)
     tensors = convert(dict(state.tensors)) if convert is not None else dict(state.tensors)
     network = build(tensors)
@@ -74,12 +76,28 @@ def load_strictly(network: Network, tensors: Mapping[str, Tensor], path: Path) -
     """Load weights; missing, unexpected or misshapen ones are an error.
 
     Raises:
-        WeightsError: With the first of them named.
+        WeightsError: With them named, the first few of each kind.
     """
-    try:
-        network.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)} and should be {shape}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    faults = (
+        ("lacks", [name for name in wanted if name not in tensors]),
+        ("has, unexpected,", [name for name in tensors if name not in wanted]),
+        ("in another shape:", wrong),
+    )
+    told = [f"{word} {_first(names)}" for word, names in faults if names]
+    if told:
         raise WeightsError(
-            f"{path} does not hold this network: {str(error).splitlines()[-1].strip()[:300]} Expected exactly its "
-            "tensors. Use the checkpoint that `geoelle encoders` names."
-        ) from error
+            f"{path} does not hold this network: it {'; '.join(told)}. Expected its {len(wanted)} tensors exactly. "
+            "Use the checkpoint that `geoelle encoders` names."
+        )
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def _first(names: Sequence[str], n: int = 3) -> str:
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + more

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from geoelle.encoders.protocol import Encoder
-from geoelle.errors import EncoderError, UnknownEncoderError
+from geoelle.errors import EncoderError, EncoderInputError, UnknownEncoderError
 from geoelle.records import EncoderCard
 
 _NAME = re.compile(r"(?P<name>[^:@]+)(?::(?P<what>[^:@]+))?(?:@(?P<gsd>\d+(?:\.\d+)?)m)?")
@@ -148,10 +148,36 @@ def load_encoder(full_name: str, **options: Any) -> Encoder:
     Raises:
         UnknownEncoderError: If there is no such encoder; the message names the closest ones.
         WeightsError: If its weights are missing or damaged.
+        EncoderInputError: If the encoder has no such option.
     """
     name, variant = split_name(full_name)
     entry = _entry(name)
     entry.card(variant)  # a variant that there is not is told before a network library is imported
-    module, _, attribute = entry.factory.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
-    return cast(Encoder, factory(variant=variant, **options))
+    return open_by_factory(entry.factory, full_name, **options)
+
+
+def factory_of(full_name: str) -> str:
+    """`module:attribute` of what opens an encoder: all that a worker needs, where nobody registered it.
+
+    Raises:
+        UnknownEncoderError: If there is no such encoder.
+    """
+    return _entry(split_name(full_name)[0]).factory
+
+
+def open_by_factory(factory: str, full_name: str, **options: Any) -> Encoder:
+    """Open an encoder with what `factory_of` gave.
+
+    Raises:
+        WeightsError: If its weights are missing or damaged.
+        EncoderInputError: If the encoder has no such option.
+    """
+    module, _, attribute = factory.partition(":")
+    make = getattr(importlib.import_module(module), attribute)
+    try:
+        return cast(Encoder, make(variant=split_name(full_name)[1], **options))
+    except TypeError as error:
+        unknown = [option for option in options if f"unexpected keyword argument {option!r}" in str(error)]
+        if not unknown:
+            raise
+        raise EncoderInputError(f"{full_name} knows no option {unknown[0]!r}. Leave it out.") from None

@@ -30,7 +30,7 @@ class SatclipEncoder(TorchEncoder):
 
     def __getstate__(self) -> dict[str, Any]:
         # The places lie where the network does; another process embeds them where its own is.
-        return dict(cast(dict[str, Any], super().__getstate__())) | {"_bank": None}
+        return super().__getstate__() | {"_bank": None}
 
     def embed(self, batch: ChipBatch, *, pooling: str | None = None, layer: int | None = None) -> Floats:
         """See `Encoder.embed`. `projected` has the card's length, `backbone` and `mean` that of the image tower.

@@ -9,11 +9,12 @@ from typing import Any
 from geoelle.errors import StoreError
 from geoelle.provenance import canonical_json, digest
 from geoelle.records import ItemRecord
+from geoelle.schema import LOSS_NAMES
 
 _PASSED_ON = (
     "geoelle:grid", "geoelle:encoder", "geoelle:probe_digest", "geoelle:probe_origin", "geoelle:reference",
     "geoelle:p_kind", "geoelle:method", "geoelle:alert_z", "geoelle:simulated", "geoelle:attribution",
-    "geoelle:native_gsd_m", "geoelle:made_of",
+    "geoelle:native_gsd_m", "geoelle:made_of", "geoelle:encoder_notes",
 )  # fmt: skip
 _RECORD_FIELDS = (
     "collection", "sensor", "provider", "platform", "processing_baseline", "relative_orbit", "datatake", "mgrs_tile",
@@ -21,8 +22,8 @@ _RECORD_FIELDS = (
 )  # fmt: skip
 _MADE_FROM = {
     "embeddings": "Embeddings of image chips by the frozen encoder {encoder}, read from the source items.",
-    "difficulty": "Pretraining loss of the encoder {encoder}, predicted by a {probe} ridge probe from embeddings.",
-    "delta": "Difficulty for the encoder {encoder} ({probe} probe) minus what is normal at each place.",
+    "difficulty": "The {loss} of the encoder {encoder}, predicted by a {probe} ridge probe from embeddings.",
+    "delta": "Difficulty ({loss}) for the encoder {encoder} ({probe} probe) minus what is normal at each place.",
 }
 
 
@@ -49,6 +50,7 @@ class Lineage:
             "TIFFTAG_SOFTWARE": f"geoelle {_mapping(p, 'processing:software').get('geoelle', '')}".strip(),
             "GEOELLE_DATE": str(p["geoelle:date"]),
             "GEOELLE_ENCODER": str(_mapping(p, "geoelle:encoder").get("name", "")),
+            "GEOELLE_LOSS_KIND": str(p.get("geoelle:loss_kind", "")),
             "GEOELLE_ITEM_IDS": canonical_json(list(self.item_ids)),
             "GEOELLE_SIMULATED": "true" if p.get("geoelle:simulated") else "false",
             "GEOELLE_PROVENANCE": canonical_json(dict(p)),
@@ -84,13 +86,19 @@ def lineage_of(attrs: Mapping[str, Any], kind: str, day: str, records: Mapping[s
         "geoelle:item_ids": sorted(ids),
         **{name: attrs[name] for name in _PASSED_ON if attrs.get(name) is not None},
         "processing:lineage": _MADE_FROM[kind].format(
-            encoder=encoder.get("name", "unknown"), probe=attrs.get("geoelle:probe_origin", "unknown")
+            encoder=encoder.get("name", "unknown"),
+            probe=attrs.get("geoelle:probe_origin", "unknown"),
+            loss=LOSS_NAMES.get(str(encoder.get("loss_kind")), "loss"),
         ),
         "processing:software": software,
     }
     sources = {i: found for i in sorted(ids) if (found := _source(stored.get(i), records.get(i), encoder.get("bands")))}
     if sources:
         properties["geoelle:items"] = sources
+    if "loss_kind" in encoder:
+        properties["geoelle:loss_kind"] = str(encoder["loss_kind"])
+    if (mask := _mapping(attrs, "geoelle:masks").get(day)) is not None:
+        properties["geoelle:mask_source"] = str(mask)
     if "geoelle:config" in attrs:
         properties["geoelle:config_digest"] = _checked(attrs["geoelle:config"], digest)
     _checked(properties, canonical_json)

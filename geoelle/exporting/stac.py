@@ -18,6 +18,7 @@ from geoelle.errors import AlreadyExistsError, StoreError
 from geoelle.exporting.footprints import bounds_of, centre_longitude, extent_footprint
 from geoelle.exporting.lineage import Lineage
 from geoelle.grid import GridExtent
+from geoelle.schema import LOSS_NAMES
 from geoelle.store.atomic import replacing
 from geoelle.store.location import Location
 
@@ -30,7 +31,7 @@ ZARR_TYPE = "application/vnd+zarr"
 _CATALOG_ID = "geoelle"
 _TITLES = {
     "embeddings": "Embeddings of image chips by a frozen encoder",
-    "difficulty": "Difficulty: predicted pretraining loss of each chip",
+    "difficulty": "Difficulty: predicted loss of each chip",
     "delta": "Delta-ELLE: difficulty against what is normal at each place",
 }
 _COPERNICUS_TERMS = "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice"
@@ -190,11 +191,12 @@ def _collection(kind: str, items: Sequence[pystac.Item], path: Path) -> pystac.C
     newest = max(items, key=lambda i: i.id)
     attribution = str(newest.properties.get("geoelle:attribution") or "")
     software = newest.properties.get("processing:software") or {}
+    losses = sorted({str(i.properties.get("geoelle:loss_kind") or "unknown") for i in items})
     starts = [i.common_metadata.start_datetime for i in items]
     ends = [i.common_metadata.end_datetime for i in items]
     collection = pystac.Collection(
         kind,
-        f"{_TITLES[kind]}. {attribution}".strip(),
+        f"{_TITLES[kind]}. {_said_of_losses(losses)}{attribution}".strip(),
         pystac.Extent(
             pystac.SpatialExtent([_enclosing([list(i.bbox or ()) for i in items])]),
             pystac.TemporalExtent([[min(d for d in starts if d), max(d for d in ends if d)]]),
@@ -208,9 +210,16 @@ def _collection(kind: str, items: Sequence[pystac.Item], path: Path) -> pystac.C
     )  # fmt: skip
     codes = sorted({str(i.properties.get("proj:code")) for i in items})
     collection.summaries.add("proj:code", codes)
+    collection.summaries.add("geoelle:loss_kind", losses)
     if "Copernicus" in attribution:
         collection.add_link(pystac.Link(pystac.RelType.LICENSE, _COPERNICUS_TERMS, media_type="application/pdf"))
     return collection
+
+
+def _said_of_losses(kinds: Sequence[str]) -> str:
+    """A sentence where a loss is not, or not wholly, that of pretraining."""
+    said = [LOSS_NAMES[kind] for kind in kinds if kind in ("own-partial", "proxy")]
+    return f"Loss: {', '.join(said)}. " if said else ""
 
 
 def _providers(attribution: str, software: Mapping[str, str]) -> list[pystac.Provider]:

@@ -17,6 +17,7 @@ Transform = Literal["none", "sqrt", "log"]
 Origin = Literal["local", "shipped"]
 """`local`: fitted on pairs of the run's own area. `shipped`: came with the encoder, the cold start."""
 
+_CHOSEN = ("pooling", "layer")
 _UNIT = re.compile(r"Unit: ([^.]+)\.")
 
 FORMAT = 1
@@ -66,6 +67,10 @@ class ProbeMeta:
     scores: Mapping[str, float | None] = field(default_factory=dict)
     """Held-out r, r2, rmse, slope, spearman in units of the loss; None where undefined."""
     format: int = FORMAT
+    pooling: str | None = None
+    """How tokens were pooled where it was not the card's choice."""
+    layer: int | None = None
+    """Transformer block whose output the embeddings are; None: the encoder's own output."""
 
     @classmethod
     def for_encoder(
@@ -80,6 +85,8 @@ class ProbeMeta:
         origin: Origin,
         trained_on: str,
         unit: str | None = None,
+        pooling: str | None = None,
+        layer: int | None = None,
     ) -> Self:
         """What a probe for this encoder's own loss has to say of itself before it is fitted.
 
@@ -93,6 +100,8 @@ class ProbeMeta:
             origin: Whether the pairs are the run's own.
             trained_on: Where and when the pairs come from.
             unit: Unit of the loss; None takes what the card's loss definition names after `Unit:`.
+            pooling: Of the embeddings, where it is not the card's choice.
+            layer: Of the embeddings, where it is not the encoder's own output.
         """
         return cls(
             target=card.loss_definition,
@@ -111,11 +120,14 @@ class ProbeMeta:
             fold_digest=fold_digest,
             origin=origin,
             trained_on=trained_on,
+            pooling=pooling,
+            layer=layer,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {**asdict(self), "bands": list(self.bands), "scores": dict(self.scores)}
+        """Plain JSON types. Pooling and layer only where they were chosen, so that other probes read as before."""
+        said = {**asdict(self), "bands": list(self.bands), "scores": dict(self.scores)}
+        return {name: value for name, value in said.items() if name not in _CHOSEN or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -125,8 +137,8 @@ class ProbeMeta:
             ProbeError: If keys are missing or unknown, or the format is another.
         """
         names = {f.name for f in fields(cls)}
-        if values.get("format") != FORMAT or set(values) != names:
-            missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+        missing, unknown = sorted(names - set(values) - set(_CHOSEN)), sorted(set(values) - names)
+        if values.get("format") != FORMAT or missing or unknown:
             raise ProbeError(
                 f"The probe's metadata is of format {values.get('format')!r}, lacks {missing} and has "
                 f"unknown {unknown}. Expected format {FORMAT} with every field. Fit the probe again with "

@@ -215,8 +215,10 @@ class Probe:
         gsd_m: float | None = None,
         bands: Sequence[str] | None = None,
         weights_sha256: str | None = None,
+        pooling: str | None = None,
+        layer: int | None = None,
     ) -> None:
-        """Refuse embeddings of another encoder, weights file, band set, chip size or pixel size.
+        """Refuse embeddings of another encoder, weights file, band set, chip size, pixel size, pooling or layer.
 
         Args:
             card: Card of the encoder that made the embeddings.
@@ -224,6 +226,8 @@ class Probe:
             gsd_m: Edge of their pixels, metres; None takes the card's.
             bands: Bands they were made from, in order; None takes the card's.
             weights_sha256: Of the weights file that made them; None takes the card's.
+            pooling: Of their tokens, where it is not the card's choice.
+            layer: Whose output they are, where it is not the encoder's own.
 
         Raises:
             ProbeError: In one sentence, with everything that differs.
@@ -235,6 +239,8 @@ class Probe:
             "chip size in px": (chip_size_px, self.meta.chip_size_px),
             "pixel size in m": (card.gsd_m if gsd_m is None else gsd_m, self.meta.gsd_m),
             "features": (card.n_features, self.n_features),
+            "pooling": (pooling or "as the card says", self.meta.pooling or "as the card says"),
+            "layer": ("last" if layer is None else layer, "last" if self.meta.layer is None else self.meta.layer),
         }
         wrong = [f"{name} {have} where the probe has {want}" for name, (have, want) in found.items() if have != want]
         if wrong:

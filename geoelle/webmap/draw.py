@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geoelle.errors import MapError, SchemaError
 from geoelle.schema import check_alerts, check_delta, check_difficulty
-from geoelle.webmap.text import DIMENSIONLESS
+from geoelle.webmap.text import DIMENSIONLESS, LOSS_KIND_WORDS
 from geoelle.webmap.vectors import alert_features, aoi_outline, bounds_of, default_title, n_alerts_by_date
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def map(
     from geoelle.store.zones import zones_of
     from geoelle.webmap.assets import AssetResolver, default_cache_dir
     from geoelle.webmap.layers import dated_zones, draw_layers, middle_of
-    from geoelle.webmap.legend import Legend, merged_attrs
+    from geoelle.webmap.legend import Legend, mapping, merged_attrs
     from geoelle.webmap.page import PageContent, render_page
 
     path = Location.of(os.fspath(out)).path
@@ -146,6 +146,9 @@ def map(
     for what, dated in (("difficulty", levels), ("delta", changes)):
         if dated is not None and dated.empty:
             notes.append(f"Left out, for want of any {what}: {', '.join(dated.empty)}.")
+    kind = str(mapping(attrs, "geoelle:encoder").get("loss_kind", "own"))
+    if kind != "own":
+        notes.append(f"The loss is {LOSS_KIND_WORDS.get(kind, kind)}.")
     size = _write(path, page)
     return MapSummary(
         path=path,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geoelle.schema import COARSE_FACTOR, MIN_INDEPENDENT_BLOCKS
+from geoelle.schema import COARSE_FACTOR, LOSS_NAMES, MIN_INDEPENDENT_BLOCKS
 from geoelle.webmap.palettes import ColourScale
 from geoelle.webmap.text import LOSS_KIND_WORDS, REFERENCE_WORDS, escape, number, plural, words
 
@@ -73,12 +73,17 @@ def merged_attrs(zones: Mapping[str, Any]) -> dict[str, Any]:
     for other in each:
         for day, ids in mapping(other, "geoelle:scenes").items():
             scenes.setdefault(str(day), set()).update(map(str, _list(ids)))
+    masks: dict[str, set[str]] = {}
+    for other in each:
+        for day, source in mapping(other, "geoelle:masks").items():
+            masks.setdefault(str(day), set()).add(str(source))
     native = [n for other in each if isinstance(n := other.get("geoelle:native_gsd_m"), int | float)]
     credits_ = dict.fromkeys(str(c) for other in each if (c := other.get("geoelle:attribution")))
     return attrs | {
         "geoelle:zones": list(zones),
         "geoelle:scenes": {day: sorted(ids) for day, ids in sorted(scenes.items())},
         "geoelle:native_gsd_m": max(native, default=None),
+        "geoelle:masks": {day: " and ".join(sorted(by)) for day, by in sorted(masks.items())},
         "geoelle:simulated": any(other.get("geoelle:simulated") for other in each),
         "geoelle:attribution": "; ".join(credits_),
     }
@@ -98,8 +103,11 @@ def _ramp(scale: ColourScale, *, title: str, unit: str | None, kind: str, note: 
 
 
 def _scale_section(legend: Legend, attrs: Mapping[str, Any]) -> str:
-    definition = mapping(attrs, "geoelle:encoder").get("loss_definition")
-    meaning = f"Predicted pretraining loss. {escape(definition)}" if definition else "Predicted pretraining loss."
+    encoder = mapping(attrs, "geoelle:encoder")
+    definition = encoder.get("loss_definition")
+    meaning = f"Predicted {words(LOSS_NAMES, encoder.get('loss_kind', 'own'))}."
+    if definition:
+        meaning += f" {escape(definition)}"
     supported = ", from cells inside the probe's support" if legend.scaled_to_support else ""
     ramps = _ramp(
         legend.difficulty_scale, title="Difficulty", unit=legend.unit, kind="difficulty",
@@ -145,11 +153,15 @@ def _warnings(attrs: Mapping[str, Any]) -> str:
     notes = []
     if attrs.get("geoelle:simulated"):
         notes.append("<strong>SIMULATED.</strong> These are made-up images with known events, not satellite data.")
-    kind = encoder.get("loss_kind")
+    kind, definition = encoder.get("loss_kind"), escape(encoder.get("loss_definition", ""))
     if kind == "proxy":
-        notes.append("<strong>Loss: proxy.</strong> This is not the loss that the encoder was pretrained with.")
+        notes.append(
+            f"<strong>Loss: proxy.</strong> This is not the loss that the encoder was pretrained with. {definition}"
+        )
     elif kind == "own-partial":
-        notes.append("<strong>Loss: own-partial.</strong> A term of the encoder's pretraining loss is left out.")
+        notes.append(
+            f"<strong>Loss: own-partial.</strong> A term of the encoder's pretraining loss is left out. {definition}"
+        )
     if attrs.get("geoelle:probe_origin") == "shipped":
         trained_on = mapping(attrs, "geoelle:probe").get("trained_on") or "other places"
         notes.append(
@@ -173,9 +185,34 @@ def _warnings(attrs: Mapping[str, Any]) -> str:
             f"<strong>Resampled.</strong> Imagery of {number(native)} m was resampled to the {number(taken)} m that "
             "the encoder was trained on: smoother than anything it saw."
         )
+    notes += _off_training(attrs)
+    notes += _masking(attrs)
     if not notes:
         return ""
     return "<section>" + "".join(f'<p class="geoelle-warn">{note}</p>' for note in notes) + "</section>"
+
+
+def _off_training(attrs: Mapping[str, Any]) -> list[str]:
+    """What the encoder was fed that it was not trained on."""
+    said = " ".join(escape(note) for note in _list(attrs.get("geoelle:encoder_notes")))
+    return [f"<strong>Unlike the encoder's training.</strong> {said}"] if said else []
+
+
+def _masking(attrs: Mapping[str, Any]) -> list[str]:
+    """Dates whose clouds no quality layer told of."""
+    masks = mapping(attrs, "geoelle:masks")
+    guessed = sum("heuristic" in str(source) for source in masks.values())
+    bare = sum("none" in str(source).split(" and ") for source in masks.values())
+    of = f"of {plural(len(masks), 'date')}"
+    notes = []
+    if guessed:
+        notes.append(
+            f"<strong>Clouds masked heuristically.</strong> On {guessed:,} {of} no quality layer was there, and a "
+            "spectral test stood in for it: look at them."
+        )
+    if bare:
+        notes.append(f"<strong>Clouds not masked.</strong> On {bare:,} {of} nothing was there to tell them by.")
+    return notes
 
 
 def _provenance(attrs: Mapping[str, Any], delta_attrs: Mapping[str, Any] | None) -> str:

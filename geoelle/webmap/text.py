@@ -104,7 +104,7 @@ def _p_words(alert: Mapping[str, Any]) -> str:
 def alert_popup(alert: Mapping[str, Any], unit: str | None) -> str:
     """One alert as the HTML of its popup; every value from data is escaped."""
     unit_html = f" {escape(unit)}" if unit and unit != DIMENSIONLESS else ""
-    n = _float(alert["reference_n"])
+    n, kind = _float(alert["reference_n"]), str(alert["loss_kind"])
     looks = f", from {plural(int(n), 'look')}" if math.isfinite(n) else ""
     rows = (
         _row("Direction", words(DIRECTION_WORDS, alert["direction"])),
@@ -116,6 +116,7 @@ def alert_popup(alert: Mapping[str, Any], unit: str | None) -> str:
         _row("Reference", f"{words(REFERENCE_WORDS, alert['reference_kind'])}{looks}"),
         _row("Reference look", _ids(alert["before_item_ids"])),
         _row("This look", _ids(alert["after_item_ids"])),
+        *((_row("Loss", words(LOSS_KIND_WORDS, kind)),) if kind not in ("own", "None", "nan", "") else ()),
         _row("Chip", escape(alert["chip_id"])),
     )
     head = f"<h2>Alert {escape(alert['rank'])} · {escape(str(alert['date'])[:10])}</h2>"

@@ -16,8 +16,9 @@ from geoelle.cli.app import app
 
 VERBS = (
     "demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders",
-    "update", "inspect", "export",
+    "update", "inspect", "export", "weights",
 )  # fmt: skip
+OF_WEIGHTS = ("list", "get", "convert", "verify")
 
 
 def run_cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -28,21 +29,22 @@ def run_cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 
 def test_the_verbs_are_these() -> None:
     assert set(get_command(app).commands) == set(VERBS)  # type: ignore[attr-defined]
+    assert set(get_command(app).commands["weights"].commands) == set(OF_WEIGHTS)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *(f"weights {verb}" for verb in OF_WEIGHTS)])
 def test_help_has_an_example(verb: str) -> None:
-    done = run_cli(verb, "--help")
+    done = run_cli(*verb.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert "Example:" in done.stdout
     assert f"geoelle {verb}" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
+@pytest.mark.parametrize("verb", ["", *VERBS, "weights get"])
 def test_help_imports_nothing_heavy(verb: str) -> None:
-    arguments = [*([verb] if verb else []), "--help"]
+    arguments = [*verb.split(), "--help"]
     code = (
-        "import sys\nfrom geoelle.cli.app import app\n"
+        "import sys\nimport geoelle.cli\nfrom geoelle.cli.app import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit as e:\n    assert e.code == 0\n"
         "heavy = {'torch', 'onnxruntime', 'xarray', 'geopandas', 'rasterio', 'sklearn', 'zarr', 'distributed'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
@@ -128,6 +130,7 @@ def test_readme_commands_are_real(repo_root: Path) -> None:
         elif words and words[0].endswith("geoelle"):
             assert words[1] in VERBS, command
             known = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+            known = known.commands[words[2]] if words[1] == "weights" else known
             options = {name for p in known.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
             for word in words[2:]:
                 if word.startswith("--"):

@@ -27,6 +27,8 @@ LAYERS: dict[str, int] = {
             "running",
             "jobs",
             "radiometry",
+            "describing",
+            "choosing",
             "embedding",
             "sampling",
             "pairing",
@@ -55,7 +57,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnxruntime": {"encoders", "training"},
     "folium": {"webmap"},
 }
-TORCH_AT_IMPORT = {"network", "torch_encoder", "opening"}
+TORCH_AT_IMPORT = {"network", "torch_device", "torch_encoder", "torch_feed", "opening"}
 """Modules of `encoders` that, as every `*_model`, are imported once an encoder is loaded and not before."""
 FILELESS = ("probe", "holdout")
 

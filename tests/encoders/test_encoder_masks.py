@@ -15,7 +15,7 @@ from geoelle.errors import EncoderInputError
 def test_every_mask_hides_the_exact_share(k: int, side: int, ratio: float) -> None:
     masks = fixed_masks(["a", "b"], k, side * side, ratio)
     assert masks.shape == (2, k, side * side)
-    assert (masks.sum(axis=2) == int(ratio * side * side)).all()
+    assert (masks.sum(axis=2) == int(ratio * (side * side))).all()
 
 
 def test_mask_does_not_change_when_k_grows() -> None:
@@ -46,7 +46,13 @@ def test_masks_are_the_same_in_every_release() -> None:
 GOLDEN = [0, 1, 2, 3, 4, 5, 7, 10, 12, 13, 14, 15]
 
 
-@pytest.mark.parametrize(("k", "ratio"), [(0, 0.75), (1, 0.0), (1, 1.0)])
+def test_a_loss_without_masks_hides_nothing() -> None:
+    masks = fixed_masks(["a", "b"], 1, 16, 0.0)
+    assert masks.shape == (2, 1, 16)
+    assert not masks.any()
+
+
+@pytest.mark.parametrize(("k", "ratio"), [(0, 0.75), (1, 0.01), (1, 1.0)])
 def test_senseless_requests_are_refused(k: int, ratio: float) -> None:
     with pytest.raises(EncoderInputError, match="Expected"):
         fixed_masks(["a"], k, 16, ratio)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plain_encoders import REGISTERED, VARIANTS
 
-from geoelle.encoders import Encoder, Variant, get_card, list_encoders, load_encoder, register, unregister
-from geoelle.errors import EncoderError, UnknownEncoderError
+from geoelle.encoders import (
+    Encoder,
+    Variant,
+    get_card,
+    list_encoders,
+    load_encoder,
+    register,
+    split_name,
+    unregister,
+    variants_of,
+)
+from geoelle.encoders.registry import factory_of, open_by_factory
+from geoelle.errors import EncoderError, EncoderInputError, UnknownEncoderError
 from geoelle.records import EncoderCard
 
 
@@ -91,3 +106,76 @@ def test_encoding_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+# --- variants
+
+
+@pytest.fixture
+def plain() -> Iterator[str]:
+    register("plain", **REGISTERED["plain"])
+    yield "plain"
+    unregister("plain")
+
+
+NAMES = st.text(st.characters(blacklist_characters=":@\n", blacklist_categories=("Cs",)), min_size=1)
+
+
+@given(name=NAMES, what=st.one_of(st.just(""), NAMES), gsd_m=st.one_of(st.none(), st.sampled_from([0.5, 1, 10, 22.5])))
+def test_a_full_name_goes_there_and_back(name: str, what: str, gsd_m: float | None) -> None:
+    variant = Variant(what, gsd_m)
+    assert split_name(variant.name(name)) == (name, variant)
+
+
+@pytest.mark.parametrize("name", ["", ":naip", "a:b:c", "a@10", "a@m", "a@-5m", "a@10m:b", "a@1e3m", "a:@10m"])
+def test_what_is_no_full_name_is_refused(name: str) -> None:
+    with pytest.raises(UnknownEncoderError, match="names no encoder"):
+        split_name(name)
+
+
+def test_every_listed_way_to_feed_an_encoder_has_its_card(plain: str) -> None:
+    cards = variants_of(plain)
+    assert [card.name for card in cards] == [plain, *(f"{plain}:{what}" for what in VARIANTS)]
+    for card in cards:
+        assert get_card(card.name) == card
+        opened = load_encoder(card.name)
+        assert isinstance(opened, Encoder)
+        assert opened.card == card
+        assert open_by_factory(factory_of(card.name), card.name).card == card
+    assert variants_of("plain:naip@2m") == cards, "any full name tells its encoder's"
+
+
+def test_a_variant_takes_another_pixel_size(plain: str) -> None:
+    card = get_card("plain:sentinel-1-rtc@20m")
+    assert (card.name, card.sensor, card.gsd_m) == ("plain:sentinel-1-rtc@20m", "sentinel-1-rtc", 20.0)
+    assert load_encoder("plain:sentinel-1-rtc@20m").card == card
+
+
+def test_lists_by_sensor_name_the_variant_that_takes_it(plain: str) -> None:
+    assert plain in [card.name for card in list_encoders()]
+    assert "plain:naip" not in [card.name for card in list_encoders()]
+    assert "plain:naip" in [card.name for card in list_encoders("naip")]
+    assert plain not in [card.name for card in list_encoders("naip")]
+    assert all(card.sensor == "naip" for card in list_encoders("naip"))
+    assert list_encoders("modis") == []
+
+
+def test_a_way_to_feed_it_that_there_is_not_is_refused(plain: str) -> None:
+    for ask in (get_card, load_encoder):
+        with pytest.raises(EncoderError, match=r"no plain:modis. Expected one of .*naip"):
+            ask("plain:modis")  # type: ignore[operator]
+        with pytest.raises(EncoderError, match="compact-rgb"):
+            ask("compact-rgb:modis")  # type: ignore[operator]
+
+
+def test_an_option_that_an_encoder_does_not_know_is_named(plain: str) -> None:
+    with pytest.raises(EncoderInputError, match="plain knows no option 'precision'"):
+        load_encoder(plain, precision="bf16")
+    with pytest.raises(TypeError, match="str"):
+        load_encoder("compact-rgb", threads="many")
+
+
+@pytest.mark.parametrize("name", ["a:b", "a@10m", ""])
+def test_names_that_would_read_as_variants_cannot_be_registered(name: str) -> None:
+    with pytest.raises(EncoderError, match="is no name for an encoder"):
+        register(name, **REGISTERED["plain"])

@@ -305,3 +305,25 @@ def test_a_date_whose_alerts_rank_too_low_does_not_look_quiet(
     text = (tmp_path / "map.html").read_text()
     for label in (r"2020-01-28 \u00b7 0 of 10 alerts", r"2022-03-08 \u00b7 15 of 20 alerts", "Alerts (15 of 30)"):
         assert label in text
+
+
+def test_how_clouds_were_masked_is_said(fake_assets: Path, tmp_path: Path) -> None:
+    masks = {"2020-01-13": "scl", "2020-01-28": "heuristic", "2020-03-03": "heuristic and none", "2022-03-08": "none"}
+    webmap.map(make_difficulty(**{"geoelle:masks": masks}), out=tmp_path / "a.html", cache_dir=fake_assets)
+    text = (tmp_path / "a.html").read_text()
+    assert "Clouds masked heuristically.</strong> On 2 of 4 dates" in text
+    assert "Clouds not masked.</strong> On 2 of 4 dates" in text
+    for quiet in ({"2020-01-13": "scl"}, {"2020-01-13": "not needed"}, {}):
+        webmap.map(make_difficulty(**{"geoelle:masks": quiet}), out=tmp_path / "b.html", cache_dir=fake_assets)
+        text = (tmp_path / "b.html").read_text()
+        assert "heuristically" not in text
+        assert "not masked" not in text
+
+
+def test_what_the_encoder_was_not_trained_on_is_said(fake_assets: Path, tmp_path: Path) -> None:
+    notes = ["Read at 10 m; the encoder was trained at 30 m.", "<b>& bold claims"]
+    webmap.map(make_difficulty(**{"geoelle:encoder_notes": notes}), out=tmp_path / "a.html", cache_dir=fake_assets)
+    text = (tmp_path / "a.html").read_text()
+    assert "Unlike the encoder's training.</strong> Read at 10 m; the encoder was trained at 30 m. &lt;b&gt;" in text
+    webmap.map(make_difficulty(**{"geoelle:encoder_notes": 7}), out=tmp_path / "b.html", cache_dir=fake_assets)
+    assert "Unlike the encoder" not in (tmp_path / "b.html").read_text()

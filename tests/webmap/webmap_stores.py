@@ -149,7 +149,7 @@ def make_alerts(delta: xr.Dataset, difficulty: xr.Dataset, n: int = 30) -> gpd.G
             "rank": rank, "chip_id": f"{EPSG}_640_320_r{i}_c{j}", "date": DAYS[t],
             "direction": "up" if change > 0 else "down", "delta": change, "z": float(z[t, i, j]),
             "p": np.nan if rank % 2 else 0.012, "p_kind": "pooled-quiet-looks", "state": "first", "difficulty": level,
-            "reference": level - change, "reference_kind": "surrounding", "reference_n": 3,
+            "reference": level - change, "reference_kind": "surrounding", "reference_n": 3, "loss_kind": "own",
             "before_item_ids": [f"S2A_{DAYS[0]}", f"S2B_{DAYS[2]}"], "after_item_ids": [f"S2A_{DAYS[t]}"],
         })  # fmt: skip
     return gpd.GeoDataFrame(records, geometry=cells, crs=4326)
