@@ -35,6 +35,9 @@ they overlap, so that there are more of them than features."""
 
 MAX_STORED = 2000
 
+MIN_R = 0.5
+"""A probe that does worse on scenes that it was not fitted on is no cold start: a user is told to calibrate."""
+
 
 def eurosat_chips(held_out: RgbChips, size_px: int, gsd_m: int) -> HeldChips:
     """Held-out EuroSAT RGB chips, two classes to a fold."""
@@ -98,15 +101,16 @@ def fit_cold_start(encoder: Encoder, chips: HeldChips, trained_on: str) -> Probe
     )
 
 
-def ship_cold_start(folder: Path, held: HeldOut) -> Iterator[tuple[str, Probe]]:
-    """Fit and write a probe per named set of bands, pixel size and chip size, and list them on the card.
+def ship_cold_start(folder: Path, held: HeldOut, min_r: float = MIN_R) -> Iterator[tuple[str, Probe, bool]]:
+    """Fit a probe per named set of bands, pixel and chip size; write those that are worth it, and list them on the card.
 
     Args:
         folder: The encoder's folder, with its card.
         held: Imagery that it never saw.
+        min_r: Lowest r, with whole classes and scenes held out, of a probe that is written.
 
     Yields:
-        Name and probe, as each is written.
+        Name, probe and whether it was written.
     """
     content = read_card_file(folder / CARD_FILE)
     names = []
@@ -116,9 +120,12 @@ def ship_cold_start(folder: Path, held: HeldOut) -> Iterator[tuple[str, Probe]]:
             for size in encoder.card.chip_sizes_px:
                 chips, trained_on = cold_start_chips(held, bands, size, int(gsd_m))
                 probe = fit_cold_start(encoder, chips, trained_on)
-                names.append(probe_name(encoder_name, size, gsd_m))
-                write_probe(folder / names[-1], *probe.to_arrays())
-                yield names[-1], probe
+                name = probe_name(encoder_name, size, gsd_m)
+                worth = (probe.meta.scores["r"] or 0.0) >= min_r
+                if worth:
+                    names.append(name)
+                    write_probe(folder / name, *probe.to_arrays())
+                yield name, probe, worth
     content["card"]["shipped_probes"] = names
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")

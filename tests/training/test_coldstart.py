@@ -39,7 +39,8 @@ def folder(stock: Stock, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_probe_for_every_set_and_size(folder: Path, held: HeldOut) -> None:
     few = replace(held, rgb=held.rgb.select(np.arange(0, len(held.rgb), 2)))
-    probes = dict(ship_cold_start(folder, few))
+    found = list(ship_cold_start(folder, few, min_r=-1.0))
+    probes = {name: probe for name, probe, shipped in found if shipped}
     expected = {
         f"probe-{name.removeprefix('compact-')}-{size}px-{gsd}m"
         for name, gsd, size in itertools.product(BAND_SETS, (10, 20), (64, 32))
@@ -53,6 +54,15 @@ def test_a_probe_for_every_set_and_size(folder: Path, held: HeldOut) -> None:
     assert stored.meta.holdout == "classes and scenes"
     assert "5 chips of EuroSAT MS" in stored.meta.trained_on
     assert "of 5 scenes" in stored.meta.trained_on
+
+
+def test_a_probe_without_skill_is_not_shipped(stock: Stock, held: HeldOut, folder: Path, tmp_path: Path) -> None:
+    for name in ("card.json", "model.safetensors", "embed.onnx", "loss.onnx", "embed.int8.onnx"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    few = replace(held, rgb=held.rgb.select(np.arange(0, len(held.rgb), 2)))
+    assert not any(shipped for _, _, shipped in ship_cold_start(tmp_path, few, min_r=1.1))
+    assert read_card(tmp_path / "card.json").shipped_probes == ()
+    assert not list(tmp_path.glob("probe-*"))
 
 
 def test_large_chips_come_from_scenes_alone(held: HeldOut) -> None:
