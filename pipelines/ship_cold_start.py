@@ -26,9 +26,8 @@ def _main() -> None:
         _, held = read_stock(StockPaths.under(arguments.data), held_out_per_class=arguments.held_out_per_class)
         for name, probe, shipped in ship_cold_start(arguments.encoder, held):
             scores = {title: round(value, 3) for title, value in probe.meta.scores.items() if value is not None}
-            console.print(
-                f"{name}{'' if shipped else ' (NOT shipped)'}: {probe.meta.n_train} pairs, held out by classes and scenes: {scores}"
-            )
+            verdict = "" if shipped else " (NOT shipped)"
+            console.print(f"{name}{verdict}: {probe.meta.n_train} pairs, held out by classes and scenes: {scores}")
     except GeoelleError as error:
         console.print(str(error))
         raise SystemExit(1) from None

@@ -102,7 +102,7 @@ def fit_cold_start(encoder: Encoder, chips: HeldChips, trained_on: str) -> Probe
 
 
 def ship_cold_start(folder: Path, held: HeldOut, min_r: float = MIN_R) -> Iterator[tuple[str, Probe, bool]]:
-    """Fit a probe per named set of bands, pixel and chip size; write those that are worth it, and list them on the card.
+    """Fit a probe per named set of bands, pixel and chip size; write those that are worth it and list them on the card.
 
     Args:
         folder: The encoder's folder, with its card.
