@@ -70,7 +70,7 @@ data of this sensor.
 """
 
 READING = """
-CPU: milliseconds per chip to embed, and for one masked pass of the loss, on the threads named below. *Beside a bare
+CPU: milliseconds of processor time per chip to embed, and for one masked pass of the loss. *Beside a bare
 loop*: chips a second of `embed`, from pixels as they are read to NumPy embeddings, over those of a bare PyTorch
 loop over the same network, with the same batches and threads, on tensors that are ready; the aim is 0.95 or more.
 GPU: chips a second under bf16, and the share of what a large bf16 matrix product reaches on that card in the same
