@@ -180,6 +180,8 @@ def _card(name: str, variant: Variant) -> EncoderCard:
         raise EncoderError(f"There is no {variant.name(name)}. {name} is fed one of {', '.join(FEEDS)}. Use one.")
     feed = FEEDS[sensor]
     gsd_m = feed.gsd_m if variant.gsd_m is None else variant.gsd_m
+    if gsd_m <= 0:
+        raise EncoderError(f"{variant.name(name)} has pixels of {gsd_m:g} m. Expected more than 0. Name a pixel size.")
     differs = feed.differs
     if gsd_m != feed.gsd_m:
         differs += (

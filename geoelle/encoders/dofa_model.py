@@ -134,7 +134,9 @@ class DofaNetwork(Network):
         patches, _ = self._patches(inputs)
         x, kept = self._blocks(patches, layers)
         tokens = self._normed(x)
-        return DofaEncoded(None if self.norm is None else tokens[:, 0], tokens[:, 1:], kept, x[:, 1:])
+        if self.norm is None:  # a class token that was never normed is not given, of no layer either
+            return DofaEncoded(None, tokens[:, 1:], tuple(layer[:, 1:] for layer in kept), x[:, 1:])
+        return DofaEncoded(tokens[:, 0], tokens[:, 1:], kept, x[:, 1:])
 
     def pool(self, encoded: Encoded, pooling: str) -> Tensor:
         """`upstream`: mean of the patch tokens before the final norm, then a norm of its own.

@@ -124,6 +124,8 @@ def _check_shapes(card: EncoderCard, batch: ChipBatch) -> None:
             raise _fail(
                 card, f"{title} of shape {shape}", f"{title} of shape {array.shape}", "Build it with geoelle.chips."
             )
+    if batch.time.dtype.kind != "M":
+        raise _fail(card, "time as datetime64", f"time as {batch.time.dtype}", "Give UTC times as datetime64[ns].")
     if batch.valid.dtype != np.bool_:
         raise _fail(card, "valid as bool", f"valid as {batch.valid.dtype}", "Cast it to bool.")
 
@@ -134,8 +136,7 @@ def _check_values(card: EncoderCard, batch: ChipBatch) -> None:
         return
     if card.needs_time and bool(np.isnat(batch.time).any()):
         raise _fail(card, "a time for every chip and date", "NaT among them", "Give every date its time.")
-    if card.needs_lonlat:
-        _check_places(card, batch.lonlat)
+    _check_places(card, batch.lonlat)
     kind = EIGHT_BIT.get(card.sensor, card.units)
     if kind not in _LEVELS:
         return
@@ -156,14 +157,14 @@ def _check_values(card: EncoderCard, batch: ChipBatch) -> None:
 
 
 def _check_places(card: EncoderCard, lonlat: NDArray[np.float64]) -> None:
-    if not bool(np.isfinite(lonlat).all()):
+    if card.needs_lonlat and not bool(np.isfinite(lonlat).all()):
         raise _fail(card, "a position for every chip", "NaN among them", "Give every chip its longitude and latitude.")
     lon, lat = lonlat[:, 0], lonlat[:, 1]
     if bool((np.abs(lat) > 90).any()) or bool((np.abs(lon) > 360).any()):
         raise _fail(
             card,
             "positions as longitude, latitude in degrees",
-            f"latitudes from {lat.min():g} to {lat.max():g}",
+            f"latitudes from {np.nanmin(lat):g} to {np.nanmax(lat):g}",
             "Give longitude first, in EPSG:4326.",
         )
 
@@ -254,7 +255,14 @@ def normalised(card: EncoderCard, batch: ChipBatch, *, missing: float = 0.0) -> 
     return found
 
 
-def check_masks(card: EncoderCard, batch: ChipBatch, masks: NDArray[np.bool_], n_tokens: int | None = None) -> None:
+def check_masks(
+    card: EncoderCard,
+    batch: ChipBatch,
+    masks: NDArray[np.bool_],
+    n_tokens: int | None = None,
+    *,
+    hidden: int | None = None,
+) -> None:
     """Refuse masks that would make the loss another one than that of pretraining.
 
     Args:
@@ -262,6 +270,7 @@ def check_masks(card: EncoderCard, batch: ChipBatch, masks: NDArray[np.bool_], n
         batch: The chips.
         masks: (chip, mask, token).
         n_tokens: Tokens of a chip; None: one for each patch.
+        hidden: Tokens that each mask has to hide; None: int(mask ratio x tokens).
 
     Raises:
         EncoderInputError: If `masks` is not bool (chip, mask, token) for this batch, or a mask does not hide the
@@ -275,7 +284,7 @@ def check_masks(card: EncoderCard, batch: ChipBatch, masks: NDArray[np.bool_], n
             f"{masks.dtype} masks of shape {masks.shape}",
             "Draw them with fixed_masks for the same chips and chip size.",
         )
-    hidden = n_hidden(n_tokens, card.mask_ratio)
+    hidden = n_hidden(n_tokens, card.mask_ratio) if hidden is None else hidden
     counts = np.unique(masks.sum(axis=2))
     if masks.size and (len(counts) != 1 or counts[0] != hidden):
         raise _fail(

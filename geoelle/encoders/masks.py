@@ -17,7 +17,7 @@ def n_hidden(n_tokens: int, mask_ratio: float) -> int:
 
 
 def fixed_masks(
-    chip_ids: NDArray[np.str_] | Sequence[str], k: int, n_tokens: int, mask_ratio: float
+    chip_ids: NDArray[np.str_] | Sequence[str], k: int, n_tokens: int, mask_ratio: float, *, hidden: int | None = None
 ) -> NDArray[np.bool_]:
     """The first `k` masks of each chip.
 
@@ -28,7 +28,8 @@ def fixed_masks(
         chip_ids: (chip,).
         k: Masks per chip, at least 1.
         n_tokens: Patch tokens of a chip.
-        mask_ratio: Share of tokens to hide; int(mask_ratio x n_tokens) of them are. 0: none.
+        mask_ratio: Share of tokens to hide. 0: none.
+        hidden: Tokens that a mask hides, where pretraining rounds otherwise; None: int(mask_ratio x n_tokens).
 
     Where the ratio is 0 the loss hides nothing: every mask is empty, and one of them says all.
 
@@ -42,7 +43,7 @@ def fixed_masks(
         raise EncoderInputError(f"{k} masks per chip were asked for. Expected at least 1. Use k = 8 unless in a hurry.")
     if mask_ratio == 0:
         return np.zeros((len(chip_ids), k, n_tokens), dtype=bool)
-    hidden = n_hidden(n_tokens, mask_ratio)
+    hidden = n_hidden(n_tokens, mask_ratio) if hidden is None else hidden
     if not 0 < hidden < n_tokens:
         raise EncoderInputError(
             f"A mask ratio of {mask_ratio} hides {hidden} of {n_tokens} tokens. Expected some but not all. "

@@ -85,6 +85,8 @@ def satclip_card(name: str, variant: Variant) -> EncoderCard:
         also = f" or {name}:{COSINE}" if known else ""
         raise EncoderError(f"There is no {variant.name(name)}. Expected {name}{also}, fed {SENSOR}. Use one.")
     gsd_m = 10.0 if variant.gsd_m is None else variant.gsd_m
+    if gsd_m <= 0:
+        raise EncoderError(f"{variant.name(name)} has pixels of {gsd_m:g} m. Expected more than 0. Name a pixel size.")
     loss_kind, definition = _loss(known=known, cosine=variant.what == COSINE)
     return EncoderCard(
         name=variant.name(name),

@@ -166,7 +166,7 @@ class TorchEncoder:
                 f"{self._card.n_steps} dates of {self._card.chip_sizes_px} px. Use one of these."
             )
         n_tokens = int(np.prod(self._network.token_shape(n_steps, chip_size_px)))
-        return fixed_masks(chip_ids, k, n_tokens, self._card.mask_ratio)
+        return fixed_masks(chip_ids, k, n_tokens, self._card.mask_ratio, hidden=self._n_hidden(n_tokens))
 
     def pretraining_loss(self, batch: ChipBatch, masks: NDArray[np.bool_]) -> Floats:
         """See `Encoder.pretraining_loss`: the mean over the hidden tokens whose pixels are all valid.
@@ -194,7 +194,8 @@ class TorchEncoder:
             raise EncoderError(f"{self._card.name} has no loss: {self._card.loss_definition} Use it to embed only.")
         check_batch(self._card, batch)
         share, rows, columns = self._network.token_shape(batch.pixels.shape[1], batch.pixels.shape[-1])
-        check_masks(self._card, batch, masks, share * rows * columns)
+        n_tokens = share * rows * columns
+        check_masks(self._card, batch, masks, n_tokens, hidden=self._n_hidden(n_tokens))
         if not masks.size:
             return np.empty(masks.shape, dtype=np.float32)
 
@@ -209,6 +210,11 @@ class TorchEncoder:
         counted = masks & np.repeat(whole, share // steps, axis=1).reshape(n, 1, share * rows * columns)
         self._refuse_lost(batch, (np.isfinite(losses) | ~counted).all(axis=(1, 2)))
         return np.where(counted, losses, np.float32(np.nan))
+
+    def _n_hidden(self, n_tokens: int) -> int:
+        """Tokens that pretraining hid of so many: networks round a share of them differently."""
+        any_noise = torch.arange(n_tokens, dtype=torch.float32)[None] / n_tokens
+        return int(self._network.hidden_by(any_noise, self._card.mask_ratio).sum())
 
     def _check_layer(self, layer: int | None) -> None:
         if layer is not None and not 0 <= layer < self._card.n_layers:

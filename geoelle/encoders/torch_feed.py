@@ -113,10 +113,16 @@ class Feed:
         return Inputs(
             pixels,
             tensor_of(moments(chips.time)).to(device),
-            tensor_of(np.asarray(chips.lonlat, dtype=np.float64)).to(device),
+            tensor_of(_within_half_a_turn(chips.lonlat)).to(device),
             torch.tensor(self.card.wavelength_um, dtype=torch.float32, device=device),
             chips.gsd_m,
         )
+
+
+def _within_half_a_turn(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positions with longitudes from -180 to 180, as pretraining had them: to Prithvi 190 is not -170."""
+    lon, lat = np.asarray(lonlat, dtype=np.float64).T
+    return np.stack([np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon), lat], axis=1)
 
 
 def tensor_of(array: NDArray[np.generic]) -> Tensor:

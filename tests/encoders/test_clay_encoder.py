@@ -132,7 +132,7 @@ def test_what_it_was_not_trained_on_is_refused(what: str) -> None:
         ("clay-v1.5", {"gsd_m": 20.0}, "pixels of 10 m but the batch has pixels of 20 m. Read the imagery at 10 m"),
         ("clay-v1.5", {"sensor": "hls-s30"}, r"sensor 'sentinel-2-l2a' .*list_encoders\(sensor='hls-s30'\)"),
         ("clay-v1.5", {"pixels": np.full((1, 1, 10, 64, 64), 1500, np.float32)}, "look like digital numbers"),
-        ("clay-v1.5:sentinel-1-rtc", {"units": "linear"}, "units 'dB' but the batch has 'linear'. Convert"),
+        ("clay-v1.5:sentinel-1-rtc", {"units": "linear"}, "units 'dB' but the batch has 'linear'. Make them decibels"),
         ("clay-v1.5:sentinel-1-rtc", {"bands": ("vh", "vv")}, r"bands \('vv', 'vh'\).*in this order"),
         ("clay-v1.5:naip", {"bands": ("blue", "green", "red", "nir")}, "in this order"),
         ("clay-v1.5:landsat-c2-l2", {"pixels": np.zeros((1, 1, 6, 60, 60), np.float32)}, "256 x 256 or .* 60 x 60"),
@@ -140,7 +140,7 @@ def test_what_it_was_not_trained_on_is_refused(what: str) -> None:
 )
 def test_what_does_not_fit_is_refused(name: str, changes: dict[str, Any], match: str) -> None:
     card = get_card(name)
-    fitting = make_batch(card, np.zeros((1, 1, len(card.bands), 64, 64)))
+    fitting = make_batch(card, np.full((1, 1, len(card.bands), 64, 64), card.mean[0]))
     check_batch(card, fitting)
     with pytest.raises(EncoderInputError, match=match):
         check_batch(card, replace(fitting, **changes))

@@ -111,11 +111,13 @@ def test_what_is_fed_matters(encoder: Any, series: ChipBatch, known: dict[str, A
     mistakes = {
         "month": replace(series, time=series.time + half_a_year),
         "band order": replace(series, pixels=swapped),
-        "latitude first": replace(series, lonlat=series.lonlat[:, ::-1].copy()),
+        "latitude first": replace(series, lonlat=series.lonlat[:, ::-1] * [1, 0.5]),  # in full it is refused
         "temperature from 273.15 K": with_values(series, "temperature_2m", lambda v: v - 1),
     }
     for mistake, batch in mistakes.items():
         assert error(encoder.embed(batch), known["emb"]) > 3e-4, mistake
+    with pytest.raises(EncoderInputError, match="Give longitude first"):
+        encoder.embed(replace(series, lonlat=series.lonlat[:, ::-1].copy()))
     with torch.inference_mode():
         tokens, _, _ = encoder.network.encoder(
             known["x"], known["dynamic_world"], known["latlon"], month=known["month"]
