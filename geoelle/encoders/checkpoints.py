@@ -212,12 +212,9 @@ def fetch_weights(
     """
     check_licence(checkpoint, accept_license)
     place = explicit_place(weights)
-    if place is not None:
-        path = file_at(place, checkpoint)
-    else:
-        path = weights_here(checkpoint)
-        if path is None:
-            path = _download(checkpoint, progress)
+    path = weights_here(checkpoint) if place is None else file_at(place, checkpoint)
+    if path is None:
+        path = _download(checkpoint, progress)
     return FoundWeights(path, identify(path, checkpoint))
 
 
