@@ -160,14 +160,16 @@ def calibrate(
     chip_size_m = max(extent_of(ds.attrs).grid.chip_size_m for ds in zones.values())
     if block_size_m < _CHIPS_PER_BLOCK * chip_size_m:
         raise ConfigError(
-            f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Expected at least "
-            f"{_CHIPS_PER_BLOCK} chips to a block: smaller blocks are not independent."
+            f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Smaller blocks than {_CHIPS_PER_BLOCK} "
+            f"chips are not independent: set it to {_CHIPS_PER_BLOCK * chip_size_m:g} or more (--block-size-m)."
         )
     asked = EncoderOptions(None if weights is None else str(weights), accept_license, device, precision)
     card, opening = _same_encoder(embeddings, encoder, extent_of(next(iter(zones.values())).attrs), asked, workers)
     masks = masks if draws_masks else 1
     if encoder["loss_kind"] == "unavailable":
-        raise ProbeError(f"{encoder['name']} has no loss without its decoder, so nothing can be calibrated with it.")
+        raise ProbeError(
+            f"Nothing can be calibrated with {encoder['name']}, which has no loss. {encoder['loss_definition']}"
+        )
     pairs_path = Location.of(pairs_out) if pairs_out is not None else Location.of(out).with_name("pairs.parquet")
     check_probe_place(out)
     check_table_place(pairs_path)

@@ -296,15 +296,20 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command(epilog=example("geoelle encoders"))
+@app.command(epilog=example("geoelle encoders clay-v1.5:naip"))
 def encoders(
+    name: Annotated[str | None, typer.Argument(help="Show this one's card alone.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Only encoders for this sensor.")] = None,
 ) -> None:
     """List the encoders: what they take, what their loss is, and under which licence."""
-    from geoelle.encoders import list_encoders
+    from geoelle.encoders import get_card, list_encoders
     from geoelle.sensors import get_sensor
 
     cards = list_encoders(sensor)
+    if name is not None:
+        if sensor is not None:
+            raise typer.BadParameter("A name is one encoder's card; --sensor lists those of a sensor. Use one of them.")
+        cards = [get_card(name)]
     if sensor is not None and not cards:
         show.note(f"No encoder takes {get_sensor(sensor).name} as it is.")
         return

@@ -103,8 +103,8 @@ def resampled(store: str) -> None:
     taken = next(iter(zones)).attrs["geoelle:encoder"]["gsd_m"]
     if native is not None and native > COARSE_FACTOR * taken:
         note(
-            f"The imagery has pixels of {native:g} m and was resampled to the {taken:g} m that the encoder was trained "
-            "on: it is smoother than anything that saw, so levels are not to be trusted."
+            f"The imagery has pixels of {native:g} m and was resampled to the {taken:g} m that the encoder is fed: "
+            "it is smoother than anything that was trained on, so levels are not to be trusted."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "checked_by",
     "checkpoint_of",
     "fetch_weights",
+    "file_at",
     "get_checkpoint",
     "list_checkpoints",
     "read_state",
@@ -210,19 +212,26 @@ def fetch_weights(
     """
     check_licence(checkpoint, accept_license)
     place = explicit_place(weights)
-    if place is not None:
-        path = file_in(place, checkpoint)
-        if path is None:
-            found = "does not hold the weights" if place.exists() else "is not there. It should hold the weights"
-            raise WeightsError(
-                f"{place} {found} {checkpoint.name}. Expected the file {Path(checkpoint.filename).name}. Download it "
-                f"from {checkpoint.source}, or name where it is."
-            )
-    else:
-        path = weights_here(checkpoint)
-        if path is None:
-            path = _download(checkpoint, progress)
+    path = weights_here(checkpoint) if place is None else file_at(place, checkpoint)
+    if path is None:
+        path = _download(checkpoint, progress)
     return FoundWeights(path, identify(path, checkpoint))
+
+
+def file_at(place: Path, checkpoint: Checkpoint) -> Path:
+    """The checkpoint's file at the place that the user named.
+
+    Raises:
+        WeightsError: If it is not there.
+    """
+    path = file_in(place, checkpoint)
+    if path is None:
+        found = "does not hold the weights" if exists(place) else "is not there. It should hold the weights"
+        raise WeightsError(
+            f"{str(place)[:200]} {found} {checkpoint.name}. Expected the file {Path(checkpoint.filename).name}. "
+            f"Download it from {checkpoint.source}, or name where it is."
+        )
+    return path
 
 
 def _download(checkpoint: Checkpoint, progress: Progress | None) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoelle.encoders.checkpoints import Progress, checkpoint_of, fetch_weights, read_state, summary_of
+from geoelle.encoders.checkpoints import Progress, checkpoint_of, fetch_weights, file_at, read_state, summary_of
 from geoelle.encoders.tensor_file import write_tensor_file
 from geoelle.encoders.weights_cache import (
     CONVERTED_FROM,
@@ -16,7 +17,6 @@ from geoelle.encoders.weights_cache import (
     TENSORS_SHA256,
     check_licence,
     explicit_place,
-    file_in,
     folder_of,
     identify,
     weights_here,
@@ -112,7 +112,7 @@ def _write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
         if progress is not None:
             progress(done, total)
 
-    partial = target.with_name(target.name + ".part")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
@@ -137,7 +137,7 @@ def verify_weights(name: str, *, weights: str | Path | None = None, accept_licen
     checkpoint = checkpoint_of(name)
     check_licence(checkpoint, accept_license)
     place = explicit_place(weights)
-    path = weights_here(checkpoint) if place is None else file_in(place, checkpoint)
+    path = weights_here(checkpoint) if place is None else file_at(place, checkpoint)
     if path is None:
         raise WeightsError(f"The weights {checkpoint.name} are not here. Run `geoelle weights get {checkpoint.name}`.")
     sha256 = identify(path, checkpoint, anew=True)

@@ -145,8 +145,8 @@ def _unpickled(path: Path, *, mmap: bool) -> Any:
 def _reason(error: UnpicklingError) -> str:
     """The name that was asked for, out of torch's long advice."""
     lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    told = next((line for line in lines if "WeightsUnpickler error" in line), lines[0] if lines else "")
-    return told.partition("WeightsUnpickler error:")[2].strip()[:160] or told[:160]
+    told = next((line for line in lines if "WeightsUnpickler error:" in line or "unsupported GLOBAL" in line), "")
+    return (told.rpartition("WeightsUnpickler error:")[2].strip() or "".join(lines[:1]))[:160].rstrip(".")
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from os.path import isfile  # False where Path.is_file raises: a folder without permission, a name too long
 from pathlib import Path
 
 from geoelle.encoders.checkpoint_table import Checkpoint
@@ -85,18 +86,23 @@ def check_licence(checkpoint: Checkpoint, accept_license: bool) -> None:
 def explicit_place(weights: str | Path | None) -> Path | None:
     """The file or folder that the user named, by option or environment; None where none was."""
     named = weights if weights is not None else os.environ.get(WEIGHTS) or None
-    return None if named is None else Path(named).expanduser()
+    if named is None:
+        return None
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:  # ~nobody: no such user
+        return Path(named)
 
 
 def file_in(place: Path, checkpoint: Checkpoint) -> Path | None:
     """The checkpoint's file at a place: the place itself, or in that folder, a converted one first; None: not there."""
-    if place.is_file():
+    if isfile(place):
         return place
     name = Path(checkpoint.filename).name
     lean = f"{checkpoint.name}.safetensors"
     own = place / checkpoint.name
     candidates = (place / lean, own / lean, own / name, place / name, place / checkpoint.filename)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if isfile(path)), None)
 
 
 def weights_here(checkpoint: Checkpoint) -> Path | None:
@@ -111,7 +117,7 @@ def _in_hub_cache(checkpoint: Checkpoint) -> Path | None:
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     folder = hub / f"models--{checkpoint.repo.replace('/', '--')}" / "snapshots" / checkpoint.revision
     path = folder / checkpoint.filename
-    return path if path.is_file() else None
+    return path if isfile(path) else None
 
 
 def _user_cache() -> Path:
@@ -200,7 +206,7 @@ def check_sha256(found: str, checkpoint: Checkpoint, record: WeightsRecord | Non
     if checkpoint.sha256 is not None and not found.startswith(checkpoint.sha256):
         raise WeightsError(
             f"{what} has sha256 {found[:16]}…, but the weights {checkpoint.name} have {checkpoint.sha256[:16]}…. "
-            "It is damaged or another file: delete it and download it again."
+            "It is damaged or another file. Use the published one: delete this one, and it is downloaded again."
         )
     if record is not None and found != record.sha256:
         raise WeightsError(
@@ -212,7 +218,7 @@ def check_sha256(found: str, checkpoint: Checkpoint, record: WeightsRecord | Non
 def _identify_converted(path: Path, converted: TensorFile, checkpoint: Checkpoint) -> str:
     name, source = converted.metadata[CONVERTED_FROM], converted.metadata.get(SOURCE_SHA256, "")
     if name != checkpoint.name:
-        raise WeightsError(f"{path} was converted from {name}. Expected {checkpoint.name}. Name another file.")
+        raise WeightsError(f"{path} was converted from {name!r:.80}. Expected {checkpoint.name}. Name another file.")
     seen = path.stat()
     if _tensors_sha256(path, seen.st_size, seen.st_mtime_ns) != converted.metadata.get(TENSORS_SHA256):
         raise WeightsError(f"{path} is damaged: its tensors are not those that were written. Convert them again.")

@@ -174,6 +174,6 @@ def _whole_pixels(name: str, length_m: float, gsd_m: float) -> int:
     if pixels < 1 or abs(pixels * gsd_m - length_m) > 1e-6 * length_m:
         raise GridError(
             f"{name} is {length_m:g} m, which is {length_m / gsd_m:g} pixels of {gsd_m:g} m. "
-            "Expected a whole number of pixels."
+            f"Expected a whole number of pixels: {max(1, pixels) * gsd_m:g} m, for example."
         )
     return pixels

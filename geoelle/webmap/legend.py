@@ -183,7 +183,7 @@ def _warnings(attrs: Mapping[str, Any]) -> str:
     if isinstance(native, int | float) and isinstance(taken, int | float) and native > COARSE_FACTOR * taken:
         notes.append(
             f"<strong>Resampled.</strong> Imagery of {number(native)} m was resampled to the {number(taken)} m that "
-            "the encoder was trained on: smoother than anything it saw."
+            "the encoder is fed: smoother than anything it was trained on."
         )
     notes += _off_training(attrs)
     notes += _masking(attrs)

@@ -90,6 +90,18 @@ def test_encoders_lists_the_compact_one() -> None:
         assert word in done.stdout
 
 
+def test_encoders_shows_one_card_by_name() -> None:
+    done = run_cli("encoders", "satclip-vit16-l10:cosine")
+    assert done.returncode == 0
+    assert "│ satclip-vit16-l10:cosine " in done.stdout
+    assert "proxy" in done.stdout
+    assert "EuroSAT" not in done.stdout
+    unknown = run_cli("encoders", "satclip")
+    assert unknown.returncode == 1
+    assert "Did you mean satclip-" in unknown.stderr
+    assert run_cli("encoders", "compact-rgb", "--sensor", "naip").returncode == 2
+
+
 def test_version_is_the_changelogs(repo_root: Path) -> None:
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
     changelog = (repo_root / "CHANGELOG.md").read_text()

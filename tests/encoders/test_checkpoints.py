@@ -293,7 +293,7 @@ def test_lean_copy_in_the_cache_is_found_first(big: Path, own_cache: Path) -> No
 def test_lean_copy_that_is_damaged_or_anothers(big: Path, tmp_path: Path) -> None:
     out = tmp_path / "big.safetensors"
     convert_weights("big", out, weights=big)
-    with pytest.raises(WeightsError, match=r"was converted from big. Expected presto"):
+    with pytest.raises(WeightsError, match=r"was converted from 'big'. Expected presto"):
         fetch_weights(get_checkpoint("presto"), out)
     with pytest.raises(WeightsError, match=r"converted from has sha256 .* but the weights big have ffff"):
         fetch_weights(replace(BIG, sha256="f" * 64), out)
@@ -410,6 +410,31 @@ def test_commands(big: Path, tmp_path: Path) -> None:
     assert run("get", "nonsense")[0] == 1
     assert run("nonsense")[0] == 2
     assert run("get")[0] == 2
+
+
+@pytest.mark.parametrize("place", ["~nobody-here/x", "a" * 5000, "/dev/null/x", "a\n"])
+def test_odd_places_are_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("GEOELLE_WEIGHTS", place)
+    assert run("list")[0] == 0
+    for arguments in (("verify", "clay-v1.5"), ("get", "clay-v1.5")):
+        code, _, noted = run(*arguments)
+        assert code == 1
+        assert "is not there. It should hold the weights clay-v1.5" in noted
+        assert len(noted) < 500
+    code, _, noted = run("verify", "clay-v1.5", "--weights", "elsewhere")
+    assert code == 1
+    assert "elsewhere is not there" in noted
+
+
+def test_name_in_a_file_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = json.dumps({"__metadata__": {"geoelle:checkpoint": "clay\x1b[2J" + "y" * 500}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    code, _, noted = run("verify", "clay-v1.5", "--weights", str(path))
+    assert code == 1
+    assert "\x1b" not in noted
+    assert "was converted from 'clay" in noted
+    assert len(noted) < 400
 
 
 def test_lists_fit_a_hundred_columns() -> None:

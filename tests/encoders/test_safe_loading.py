@@ -86,6 +86,16 @@ def test_the_error_names_what_was_asked_for(tmp_path: Path) -> None:
         open_weights(path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_error_names_a_call_that_torch_blocks(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "hostile.pt"
+    content = {"x": Calls(os.system, ["true"])}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"asks for more than tensors \([^)]*(posix|nt)\.system") as caught:
+        open_weights(path)
+    assert "PyTorch" not in str(caught.value)
+
+
 def test_stand_in_takes_everything_and_does_nothing() -> None:
     record = InertRecord(1, x=2)
     record.__setstate__({"x": 1})

@@ -228,4 +228,4 @@ def test_a_run_on_coarser_imagery_says_so(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
-    assert ("pixels of 20 m and was resampled to the 10 m" in capsys.readouterr().err) is said
+    assert ("pixels of 20 m and was resampled to the 10 m that the encoder is fed" in capsys.readouterr().err) is said

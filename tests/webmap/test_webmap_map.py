@@ -174,7 +174,7 @@ def test_few_blocks_and_coarse_imagery_are_said(fake_assets: Path, tmp_path: Pat
     webmap.map(make_difficulty(**few, **{"geoelle:native_gsd_m": 20.0}), out=tmp_path / "a.html", cache_dir=fake_assets)
     text = (tmp_path / "a.html").read_text()
     assert "fitted on 4 independent blocks, fewer than 30" in text
-    assert "Imagery of 20 m was resampled to the 10 m" in text
+    assert "Imagery of 20 m was resampled to the 10 m that the encoder is fed" in text
     enough = {"geoelle:probe_origin": "local", "geoelle:probe": {"origin": "local", "n_blocks": 31}}
     webmap.map(
         make_difficulty(**enough, **{"geoelle:native_gsd_m": 10}), out=tmp_path / "b.html", cache_dir=fake_assets
