@@ -31,7 +31,7 @@ demo: .venv/core
 	$(BIN)/geoelle demo --out demo
 
 test: .venv/all
-	$(BIN)/python -m pytest --durations=15 -m 'not long and not bench'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m 'not long and not bench'
 
 test-long: .venv/all
 	$(BIN)/python -m pytest -m long

@@ -64,7 +64,8 @@ _INFONCE = (
     "image as well, and told apart the 512 pairs of a random batch."
 )
 _ONE_MINUS_COSINE = (
-    "1 - cosine of image and own place; no unit. Not SatCLIP's loss, which compares with other places: a proxy."
+    "1 - cosine of image and own place; no unit. Not SatCLIP's loss, which compares with other places: a proxy. "
+    "Inside a small area it is nearly a linear function of the embedding, whatever the weights: a high r says little."
 )
 _UNSTABLE = (
     "Its location tower was trained on harmonics whose published code is numerically wrong at 40 degrees (by up to "
