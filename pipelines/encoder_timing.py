@@ -103,7 +103,7 @@ def bare_loop(encoder: Any, batch: ChipBatch, precision: str = "float32") -> Cal
     if not isinstance(encoder, TorchEncoder):  # the compact encoder: its network in PyTorch, chip by chip
         plain = load_encoder(encoder.card.name, runtime="torch", threads=1)
         pixels, _ = plain._prepare(batch)
-        return lambda: [plain._runtime.features(chip) for chip in pixels] and None
+        return lambda: [plain._runtime.tokens(chip, None).mean(axis=0) for chip in pixels] and None
 
     from geoelle.encoders.torch_device import running_on
 

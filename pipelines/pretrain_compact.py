@@ -46,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plain-targets", action="store_true", help="do not standardise each patch's target")
     parser.add_argument("--start", type=Path, help="folder of the first version's weights, to start from")
+    parser.add_argument("--blend", type=float, default=1.0, help="share of the training in the weights kept")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--held-out-per-class", type=int, default=200)
@@ -72,6 +73,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         resume=arguments.resume,
         held_out_per_class=arguments.held_out_per_class,
         start=arguments.start,
+        blend=arguments.blend,
         compare_with=arguments.compare_with,
         shape=CompactConfig(norm_pix=not arguments.plain_targets),
     )

@@ -21,7 +21,7 @@ from geoelle.errors import ConfigError, WeightsError
 from geoelle.provenance import digest, seed_from
 from geoelle.training.augment import random_visible
 from geoelle.training.batches import Plan, Stock, draw_batch, plan_step, wavelengths_of
-from geoelle.training.starting import StartWeights
+from geoelle.training.starting import StartWeights, started
 
 TIMED_STEPS = 12
 """Steps that `steps_within` times, after one to warm up."""
@@ -72,6 +72,8 @@ class TrainedModel:
     """Images per source of training."""
     start: str | None = None
     """sha256 of the weights that it was started from."""
+    blend: float = 1.0
+    """Share of the training in the weights; the rest is what it began with."""
 
 
 def pick_device() -> torch.device:
@@ -181,11 +183,7 @@ def train(
         WeightsError: If the checkpoint is damaged.
     """
     device = pick_device()
-    torch.manual_seed(seed_from(config.seed, "init") % 2**63)
-    model = CompactMAE(shape)
-    if start is not None:
-        start.apply(model, stock)
-    model.to(device)
+    model = started(shape, config.seed, start, stock).to(device)
     optimiser = _optimiser(model, config)
     identity = {
         "shape": shape.as_dict(),

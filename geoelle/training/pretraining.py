@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,7 +28,7 @@ from geoelle.training.loop import (
 )
 from geoelle.training.multispectral import evaluate_multispectral
 from geoelle.training.sources import N_HELD_OUT_CHIPS, N_HELD_OUT_SCENES
-from geoelle.training.starting import read_start
+from geoelle.training.starting import blended, read_start, started
 from geoelle.training.stock import HeldOut, StockPaths, read_stock
 from geoelle.training.tables import plain_figures
 
@@ -55,6 +55,8 @@ class PretrainOptions:
     shape: CompactConfig = field(default_factory=CompactConfig)
     start: Path | None = None
     """Folder of the first version, to start from its weights."""
+    blend: float = 1.0
+    """Share of the trained weights in those that are kept; the rest is what training began with."""
     compare_with: Path | None = None
     """Folder of another run, whose figures then stand beside this one's on the card."""
 
@@ -98,6 +100,8 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
     """
     if sum(length is not None for length in (options.steps, options.epochs, options.minutes)) > 1:
         raise ConfigError("The length of training was given twice. Expected one of steps, epochs, minutes. Drop one.")
+    if not 0 < options.blend <= 1:
+        raise ConfigError(f"blend is {options.blend}. Expected more than 0 and at most 1, the share of the training.")
     stock, held = read_stock(
         options.data,
         held_out_per_class=options.held_out_per_class,
@@ -121,6 +125,9 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
         stock, options.shape, config, start=first, checkpoint=checkpoint, resume=options.resume, on_step=on_step
     )
     seconds = perf_counter() - clock
+    if options.blend != 1.0:
+        begun = started(options.shape, options.seed, first, stock)
+        trained = replace(trained, model=blended(begun, trained.model, options.blend), blend=options.blend)
     reports = evaluate(trained, held.rgb)
     card = finish(trained, held, reports, options.out, compare_with=options.compare_with)
     return Outcome(card, reports, seconds)
@@ -131,13 +138,20 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
     target = "patch targets standardised within each patch" if shape.norm_pix else "plain patch targets"
     counts = ", ".join(f"{count} {name}" for name, count in trained.counts.items())
     began = f"started from weights {trained.start[:12]}" if trained.start else "started from random weights"
+    share = trained.blend
+    blend = (
+        f" Weights are {1 - share:.1f} x those it was started from + {share:.1f} x those of the training, parameter by "
+        "parameter."
+        if share != 1.0
+        else ""
+    )
     return (
         f"Masked autoencoder on images: {counts}. EuroSAT is top-of-atmosphere reflectance (L1C, Europe), scenes and "
         f"Antwerp are surface reflectance (L2A). {target}, {config.steps} steps of {config.batch} chips of 64 px or "
         f"twice as many of 32 px, at 10 and 20 m, {RGB_SHARE:.0%} of them EuroSAT RGB, the others random sets of ten "
         f"bands; flips, quarter turns, zoom, gain, gamma, haze and noise. AdamW with a peak learning rate of "
         f"{config.learning_rate:g}, seed {config.seed}, {began}, on "
-        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}. Never seen: {len(held.rgb)} RGB chips, "
+        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}.{blend} Never seen: {len(held.rgb)} RGB chips, "
         f"{len(held.chips)} chips of all bands, the scenes {', '.join(held.scenes.keys)}; the figures are theirs."
     )
 

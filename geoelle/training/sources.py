@@ -185,17 +185,16 @@ def split_source(
     return source.select([i for i in range(len(source)) if i not in held]), source.select(sorted(held))
 
 
-def band_figures(sources: list[Source], weights: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each of `BANDS` over sources, each weighted by its share of the training."""
+def band_figures(rgb: Source, chips: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each of `BANDS`, red, green and blue from RGB chips, the others from `chips`.
+
+    Not of all sources together: over the world's brightnesses every band would have a mean far from that of most
+    patches, and the step from band to band, not their pattern, would be most of the variance that the loss counts in.
+    """
     means, stds = [], []
     for band in BANDS:
-        first = second = total = 0.0
-        for source, weight in zip(sources, weights, strict=True):
-            if band in source.bands:
-                values = np.clip(source.images[:, source.bands.index(band)], *CLIP).astype(np.float64)
-                first += weight * float(values.mean())
-                second += weight * float((values**2).mean())
-                total += weight
-        means.append(round(first / total, 6))
-        stds.append(round((second / total - (first / total) ** 2) ** 0.5, 6))
+        source = rgb if band in rgb.bands else chips
+        values = np.clip(source.images[:, source.bands.index(band)], *CLIP).astype(np.float64)
+        means.append(round(float(values.mean()), 6))
+        stds.append(round(float(values.std()), 6))
     return tuple(means), tuple(stds)

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from geoelle.encoders.cards import CARD_FILE, read_card
-from geoelle.encoders.compact_model import CompactMAE
+from geoelle.encoders.compact_model import CompactConfig, CompactMAE
 from geoelle.encoders.compact_runtime import check_sha256
 from geoelle.encoders.compact_wavelength_model import BandWeights
 from geoelle.errors import WeightsError
+from geoelle.provenance import seed_from
 from geoelle.training.batches import Stock, wavelengths_of
 from geoelle.training.sources import BANDS, RGB
 
@@ -65,6 +66,33 @@ class StartWeights:
         decode = self.tensors["to_pixels.weight"].reshape(values, len(RGB), -1).permute(1, 2, 0)
         bias = self.tensors["to_pixels.bias"].reshape(values, len(RGB)).T[:, None]
         _set_bands(model.to_pixels, torch.cat([decode, bias], dim=1))
+
+
+def started(shape: CompactConfig, seed: int, start: StartWeights | None, stock: Stock) -> CompactMAE:
+    """The network that training begins with."""
+    torch.manual_seed(seed_from(seed, "init") % 2**63)
+    model = CompactMAE(shape)
+    if start is not None:
+        start.apply(model, stock)
+    return model
+
+
+def blended(first: CompactMAE, last: CompactMAE, share: float) -> CompactMAE:
+    """A network between the one that training began with and the one it ended with, parameter by parameter.
+
+    What was learnt anew is kept in part, and what was known is hardly forgotten (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models", doi:10.1109/CVPR52688.2022.00780).
+
+    Args:
+        first: What training began with.
+        last: What it ended with.
+        share: Of the last in the sum, 0 to 1.
+    """
+    begun, ended = first.state_dict(), last.state_dict()
+    model = CompactMAE(last.config)
+    model.load_state_dict({key: (1 - share) * begun[key].cpu() + share * ended[key].cpu() for key in ended})
+    model.eval()
+    return model
 
 
 def _set_bands(weights: BandWeights, rgb: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from geoelle.training.batches import RGB_SHARE, SOURCE_SHARES, Stock
+from geoelle.training.batches import Stock
 from geoelle.training.data import RgbChips, read_eurosat, split_holdout
 from geoelle.training.sources import (
     N_HELD_OUT_CHIPS,
@@ -76,6 +76,5 @@ def read_stock(
     )
     scenes, held_scenes = split_source(read_scenes(paths.scenes), held_out_scenes)
     multispectral = (scenes, chips, read_clear_dates(paths.series))
-    weights = [RGB_SHARE, *(SOURCE_SHARES[source.name] * (1 - RGB_SHARE) for source in multispectral)]
-    mean, std = band_figures([rgb, *multispectral], weights)
+    mean, std = band_figures(rgb, chips)
     return Stock(rgb, multispectral, mean, std), HeldOut(held, held_chips, held_scenes)

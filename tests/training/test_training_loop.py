@@ -20,6 +20,7 @@ from geoelle.training.cuts import cut  # noqa: E402
 from geoelle.training.export import export_compact  # noqa: E402
 from geoelle.training.loop import StepReport, TrainedModel, TrainingConfig, learning_rate, train  # noqa: E402
 from geoelle.training.sources import RGB  # noqa: E402
+from geoelle.training.starting import blended, started  # noqa: E402
 from geoelle.training.stock import HeldOut  # noqa: E402
 
 pytestmark = pytest.mark.models
@@ -53,6 +54,16 @@ def test_seed_decides(stock: Stock) -> None:
     other = train(stock, TINY, replace(RUN, steps=2, seed=4))
     np.testing.assert_array_equal(_weights(one)["embed.bases"], _weights(again)["embed.bases"])
     assert (_weights(one)["embed.bases"] != _weights(other)["embed.bases"]).any()
+
+
+def test_blended_weights_lie_between_the_first_and_the_last(stock: Stock) -> None:
+    first, last = started(TINY, RUN.seed, None, stock), train(stock, TINY, replace(RUN, steps=2)).model
+    begun, ended = first.state_dict(), last.state_dict()
+    third = blended(first, last, 0.3).state_dict()
+    assert any(bool((begun[name] != ended[name]).any()) for name in ended)
+    for name, value in third.items():
+        np.testing.assert_allclose(value, 0.7 * begun[name] + 0.3 * ended[name], rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(blended(first, last, 1.0).state_dict()["embed.bases"], ended["embed.bases"])
 
 
 def test_checkpoint_of_another_run_is_refused(stock: Stock, tmp_path: Path) -> None:
