@@ -160,8 +160,9 @@ def calibrate(
     chip_size_m = max(extent_of(ds.attrs).grid.chip_size_m for ds in zones.values())
     if block_size_m < _CHIPS_PER_BLOCK * chip_size_m:
         raise ConfigError(
-            f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Smaller blocks than {_CHIPS_PER_BLOCK} "
-            f"chips are not independent: set it to {_CHIPS_PER_BLOCK * chip_size_m:g} or more (--block-size-m)."
+            f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Expected at least "
+            f"{_CHIPS_PER_BLOCK * chip_size_m:g}: blocks of fewer than {_CHIPS_PER_BLOCK} chips are not independent. "
+            "Set it (--block-size-m)."
         )
     asked = EncoderOptions(None if weights is None else str(weights), accept_license, device, precision)
     card, opening = _same_encoder(embeddings, encoder, extent_of(next(iter(zones.values())).attrs), asked, workers)

@@ -81,11 +81,14 @@ def _takers(sensor: str, records: Sequence[ItemRecord]) -> list[str]:
 
 def _unfed(card: EncoderCard, sensor: str, records: Sequence[ItemRecord]) -> EncoderInputError:
     ways = variants_of(split_name(card.name)[0])
-    takes = dict.fromkeys(f"{way.sensor} (as {way.name})" if way.name != card.name else way.sensor for way in ways)
+    first = {card.sensor: card.name}
+    for way in ways:
+        first.setdefault(way.sensor, way.name)
+    takes = [sensor if name == card.name else f"{sensor} (as {name})" for sensor, name in first.items()]
     takers = _takers(sensor, records)
     others = f"pick one that takes {sensor}: {_or(takers)}" if takers else f"no encoder here takes {sensor} as it is"
     return EncoderInputError(
-        f"The items are of {sensor}. {card.name} takes {_or(list(takes))}; search for that sensor, or {others}."
+        f"The items are of {sensor}. {card.name} takes {_or(takes)}; search for that sensor, or {others}."
     )
 
 

@@ -53,7 +53,10 @@ def _sensor_advice(card: EncoderCard, sensor: str) -> str:
     mine = [way.name for way in _ways(card) if way.sensor == sensor]
     if mine:
         return f"Open it as {' or '.join(mine)}, which takes {sensor!r}."
-    feeds = dict.fromkeys(f"{way.sensor!r} ({way.name})" for way in _ways(card))
+    first: dict[str, str] = {}
+    for way in _ways(card):
+        first.setdefault(way.sensor, way.name)
+    feeds = [f"{name!r} ({way})" for name, way in first.items()]
     others = [other.name for other in list_encoders(sensor)]
     takers = f"for {sensor!r} pick {' or '.join(others)}" if others else f"no encoder takes {sensor!r} as it is"
     return f"It can be fed from {' or '.join(feeds)}; {takers} (list_encoders(sensor={sensor!r}))."
