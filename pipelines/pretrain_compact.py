@@ -31,6 +31,7 @@ from geoelle.training import (
     read_stock,
     table,
 )
+from geoelle.training.loop import LEARNING_RATE
 
 
 def _arguments() -> argparse.Namespace:
@@ -47,6 +48,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plain-targets", action="store_true", help="do not standardise each patch's target")
     parser.add_argument("--start", type=Path, help="folder of the first version's weights, to start from")
     parser.add_argument("--blend", type=float, default=1.0, help="share of the training in the weights kept")
+    parser.add_argument("--keep", type=float, default=0.0, help="weight of staying with --start on red, green and blue")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="its peak")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--held-out-per-class", type=int, default=200)
@@ -74,6 +77,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         held_out_per_class=arguments.held_out_per_class,
         start=arguments.start,
         blend=arguments.blend,
+        keep=arguments.keep,
+        learning_rate=arguments.learning_rate,
         compare_with=arguments.compare_with,
         shape=CompactConfig(norm_pix=not arguments.plain_targets),
     )

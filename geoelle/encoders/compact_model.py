@@ -177,8 +177,8 @@ class CompactMAE(nn.Module):  # type: ignore[misc]
         variance = ((patches - mean) ** 2).mean(dim=(2, 3), keepdim=True)
         return (patches - mean) / (variance + NORM_PIX_EPS).sqrt()
 
-    def patch_errors(self, pixels: Tensor, wavelengths: Tensor, gsd_m: Tensor, visible: Tensor) -> Tensor:
-        """Mean squared error of every patch's reconstruction from the visible patches alone.
+    def predict(self, pixels: Tensor, wavelengths: Tensor, gsd_m: Tensor, visible: Tensor) -> Tensor:
+        """Reconstruct every patch from the visible patches alone.
 
         Args:
             pixels: (chip, band, y, x), normalised.
@@ -187,7 +187,7 @@ class CompactMAE(nn.Module):  # type: ignore[misc]
             visible: (chip, n_visible) int64, ascending indices of the tokens that the encoder sees.
 
         Returns:
-            (chip, token). The pretraining loss is the mean over the tokens that were not visible.
+            (chip, token, band, value), in the units of `target`.
         """
         c = self.config
         patches = patchify(pixels, c.patch_px)
@@ -207,8 +207,16 @@ class CompactMAE(nn.Module):  # type: ignore[misc]
         weights = self.to_pixels(wavelengths)  # (band, decoder width + 1, value)
         x = self.decoder_norm(x[:, 1:])
         decode = weights[:, :-1].permute(1, 0, 2).flatten(1)
-        predicted = (x @ decode + weights[:, -1].flatten()).reshape(n, n_tokens, -1, c.patch_px**2)
-        return ((predicted - self.target(patches)) ** 2).mean(dim=(2, 3))
+        return (x @ decode + weights[:, -1].flatten()).reshape(n, n_tokens, -1, c.patch_px**2)
+
+    def patch_errors(self, pixels: Tensor, wavelengths: Tensor, gsd_m: Tensor, visible: Tensor) -> Tensor:
+        """Mean squared error of every patch's reconstruction from the visible patches alone; arguments of `predict`.
+
+        Returns:
+            (chip, token). The pretraining loss is the mean over the tokens that were not visible.
+        """
+        predicted = self.predict(pixels, wavelengths, gsd_m, visible)
+        return ((predicted - self.target(patchify(pixels, self.config.patch_px))) ** 2).mean(dim=(2, 3))
 
 
 def hidden_mean(errors: Tensor, visible: Tensor) -> Tensor:

@@ -21,7 +21,11 @@ from geoelle.errors import ConfigError, WeightsError
 from geoelle.provenance import digest, seed_from
 from geoelle.training.augment import random_visible
 from geoelle.training.batches import Plan, Stock, draw_batch, plan_step, wavelengths_of
+from geoelle.training.keeping import distance
 from geoelle.training.starting import StartWeights, started
+
+LEARNING_RATE = 1e-3
+"""Peak of the learning rate, where no other is asked for."""
 
 TIMED_STEPS = 12
 """Steps that `steps_within` times, after one to warm up."""
@@ -35,11 +39,14 @@ class TrainingConfig:
     seed: int = 0
     batch: int = 128
     """Chips per step; twice as many at half the chip size."""
-    learning_rate: float = 1e-3
+    learning_rate: float = LEARNING_RATE
     warmup_fraction: float = 0.05
     weight_decay: float = 0.05
     gradient_clip: float = 1.0
     checkpoint_every: int = 100
+    keep: float = 0.0
+    """Weight of staying with the network that training began with (`keeping.distance`), in place of the loss, on steps
+    of red, green and blue at the pixel size that it knew; 0 trains on their loss too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,13 @@ def _optimiser(model: CompactMAE, config: TrainingConfig) -> torch.optim.AdamW:
 
 
 def _one_step(
-    model: CompactMAE, optimiser: torch.optim.AdamW, stock: Stock, plan: Plan, step: int, config: TrainingConfig
+    model: CompactMAE,
+    optimiser: torch.optim.AdamW,
+    stock: Stock,
+    plan: Plan,
+    step: int,
+    config: TrainingConfig,
+    first: CompactMAE | None = None,
 ) -> float:
     device = next(model.parameters()).device
     pixels = draw_batch(stock, plan, config.seed, step, config.batch).to(device)
@@ -111,7 +124,10 @@ def _one_step(
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, config)
     wavelengths, gsd_m = wavelengths_of(plan.bands).to(device), torch.tensor(float(plan.gsd_m), device=device)
-    loss = hidden_mean(model.patch_errors(pixels, wavelengths, gsd_m, visible), visible).mean()
+    if first is not None and not plan.multispectral and plan.gsd_m == model.config.gsd_m:
+        loss = config.keep * distance(model, first, pixels, wavelengths, gsd_m, visible)
+    else:
+        loss = hidden_mean(model.patch_errors(pixels, wavelengths, gsd_m, visible), visible).mean()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -185,6 +201,7 @@ def train(
     device = pick_device()
     model = started(shape, config.seed, start, stock).to(device)
     optimiser = _optimiser(model, config)
+    first = started(shape, config.seed, start, stock).to(device).eval() if config.keep else None
     identity = {
         "shape": shape.as_dict(),
         "training": asdict(config),
@@ -208,7 +225,7 @@ def train(
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     for step in range(done, last):
         plan = plan_step(config.seed, step, multispectral=bool(stock.multispectral))
-        loss = _one_step(model, optimiser, stock, plan, step, config)
+        loss = _one_step(model, optimiser, stock, plan, step, config, first)
         if on_step is not None:
             rate = learning_rate(step, config)
             on_step(StepReport(step + 1, config.steps, plan.size_px, plan.gsd_m, plan.bands, loss, rate))

@@ -18,6 +18,7 @@ from geoelle.training.batches import RGB_SHARE
 from geoelle.training.evaluation import SizeReport, added, best_pooling, evaluate
 from geoelle.training.export import export_compact, loss_definition
 from geoelle.training.loop import (
+    LEARNING_RATE,
     OnStep,
     TrainedModel,
     TrainingConfig,
@@ -57,6 +58,10 @@ class PretrainOptions:
     """Folder of the first version, to start from its weights."""
     blend: float = 1.0
     """Share of the trained weights in those that are kept; the rest is what training began with."""
+    keep: float = 0.0
+    """Weight of staying with the weights to start from on red, green and blue (`TrainingConfig.keep`)."""
+    learning_rate: float = LEARNING_RATE
+    """Peak."""
     compare_with: Path | None = None
     """Folder of another run, whose figures then stand beside this one's on the card."""
 
@@ -73,7 +78,7 @@ class Outcome:
 
 
 def _training_config(options: PretrainOptions, n_chips: int, timed: int | None) -> TrainingConfig:
-    config = TrainingConfig(steps=1, seed=options.seed)
+    config = TrainingConfig(1, options.seed, learning_rate=options.learning_rate, keep=options.keep)
     if options.steps is not None:
         steps = options.steps
     elif options.epochs is not None:
@@ -82,7 +87,7 @@ def _training_config(options: PretrainOptions, n_chips: int, timed: int | None) 
         steps = timed or 0
     if steps < 1:
         raise ConfigError(f"Training for {steps} steps was asked for. Expected at least 1. Ask for more.")
-    return TrainingConfig(steps=steps, seed=options.seed)
+    return replace(config, steps=steps)
 
 
 def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome:
@@ -102,6 +107,11 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
         raise ConfigError("The length of training was given twice. Expected one of steps, epochs, minutes. Drop one.")
     if not 0 < options.blend <= 1:
         raise ConfigError(f"blend is {options.blend}. Expected more than 0 and at most 1, the share of the training.")
+    if options.keep < 0 or (options.keep and options.start is None):
+        raise ConfigError(
+            f"keep is {options.keep}, start is {options.start}. Expected keep of 0 or more, with a folder of weights "
+            "to start from. Give start, or leave keep out."
+        )
     stock, held = read_stock(
         options.data,
         held_out_per_class=options.held_out_per_class,
@@ -139,6 +149,12 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in trained.counts.items())
     began = f"started from weights {trained.start[:12]}" if trained.start else "started from random weights"
     share = trained.blend
+    kept = (
+        f" On EuroSAT RGB at 10 m the target was not the loss but what the weights it was started from do there, at a "
+        f"weight of {config.keep:g} (learning without forgetting)."
+        if config.keep
+        else ""
+    )
     blend = (
         f" Weights are {1 - share:.1f} x those it was started from + {share:.1f} x those of the training, parameter by "
         "parameter."
@@ -151,8 +167,9 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
         f"twice as many of 32 px, at 10 and 20 m, {RGB_SHARE:.0%} of them EuroSAT RGB, the others random sets of ten "
         f"bands; flips, quarter turns, zoom, gain, gamma, haze and noise. AdamW with a peak learning rate of "
         f"{config.learning_rate:g}, seed {config.seed}, {began}, on "
-        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}.{blend} Never seen: {len(held.rgb)} RGB chips, "
-        f"{len(held.chips)} chips of all bands, the scenes {', '.join(held.scenes.keys)}; the figures are theirs."
+        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}.{kept}{blend} Never seen: {len(held.rgb)} RGB "
+        f"chips, {len(held.chips)} chips of all bands, the scenes "
+        f"{', '.join(held.scenes.keys)}; the figures are theirs."
     )
 
 

@@ -18,6 +18,7 @@ from geoelle.training.augment import random_crops, random_radiometry, random_vis
 from geoelle.training.batches import Stock, normalise, wavelengths_of  # noqa: E402
 from geoelle.training.cuts import cut  # noqa: E402
 from geoelle.training.export import export_compact  # noqa: E402
+from geoelle.training.keeping import distance  # noqa: E402
 from geoelle.training.loop import StepReport, TrainedModel, TrainingConfig, learning_rate, train  # noqa: E402
 from geoelle.training.sources import RGB  # noqa: E402
 from geoelle.training.starting import blended, started  # noqa: E402
@@ -64,6 +65,31 @@ def test_blended_weights_lie_between_the_first_and_the_last(stock: Stock) -> Non
     for name, value in third.items():
         np.testing.assert_allclose(value, 0.7 * begun[name] + 0.3 * ended[name], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(blended(first, last, 1.0).state_dict()["embed.bases"], ended["embed.bases"])
+
+
+def _moved(stock: Stock, model: CompactMAE, first: CompactMAE) -> float:
+    pixels = normalise(torch.from_numpy(stock.rgb.images[:16]), RGB, stock.mean, stock.std)
+    visible = random_visible(16, TINY.n_tokens(64), TINY.mask_ratio, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return float(distance(model, first, pixels, wavelengths_of(RGB), torch.tensor(10.0), visible))
+
+
+def test_what_was_known_of_rgb_stays_while_other_bands_are_learnt(stock: Stock) -> None:
+    run = replace(RUN, steps=60, batch=16, learning_rate=3e-3)
+    first = started(TINY, run.seed, None, stock)
+    assert _moved(stock, first, first) == 0.0
+    losses: dict[float, list[float]] = {0.0: [], 50.0: []}
+    moved = {}
+    for keep, seen in losses.items():
+
+        def on_step(report: StepReport, seen: list[float] = seen) -> None:
+            if report.bands != RGB:
+                seen.append(report.loss)
+
+        kept = train(stock, TINY, replace(run, keep=keep), on_step=on_step)
+        moved[keep] = _moved(stock, kept.model, first)
+    assert moved[50.0] < 0.5 * moved[0.0]
+    assert np.mean(losses[50.0][-8:]) < np.mean(losses[50.0][:8])
 
 
 def test_checkpoint_of_another_run_is_refused(stock: Stock, tmp_path: Path) -> None:
