@@ -46,9 +46,10 @@ def _arguments() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="about this long on this machine (default: 30)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plain-targets", action="store_true", help="do not standardise each patch's target")
-    parser.add_argument("--start", type=Path, help="folder of the first version's weights, to start from")
+    parser.add_argument("--start", type=Path, help="folder of earlier weights to start from")
     parser.add_argument("--blend", type=float, default=1.0, help="share of the training in the weights kept")
-    parser.add_argument("--keep", type=float, default=0.0, help="weight of staying with --start on red, green and blue")
+    parser.add_argument("--keep", type=float, default=0.0, help="weight of staying with earlier weights on RGB")
+    parser.add_argument("--keep-to", type=Path, help="folder of these weights (default: that of --start)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="its peak")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
@@ -78,6 +79,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         start=arguments.start,
         blend=arguments.blend,
         keep=arguments.keep,
+        keep_to=arguments.keep_to,
         learning_rate=arguments.learning_rate,
         compare_with=arguments.compare_with,
         shape=CompactConfig(norm_pix=not arguments.plain_targets),

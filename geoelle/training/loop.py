@@ -20,12 +20,16 @@ from geoelle.encoders.compact_model import CompactConfig, CompactMAE, hidden_mea
 from geoelle.errors import ConfigError, WeightsError
 from geoelle.provenance import digest, seed_from
 from geoelle.training.augment import random_visible
-from geoelle.training.batches import Plan, Stock, draw_batch, plan_step, wavelengths_of
-from geoelle.training.keeping import distance
-from geoelle.training.starting import StartWeights, started
+from geoelle.training.batches import Plan, Stock, draw_batch, normalise, plan_step, wavelengths_of
+from geoelle.training.keeping import Kept
+from geoelle.training.sources import RGB
+from geoelle.training.starting import StartWeights, WholeStart, started
 
 LEARNING_RATE = 1e-3
 """Peak of the learning rate, where no other is asked for."""
+
+KEPT_CHIPS = 2000
+"""Chips that the spread of the tokens to keep is taken from."""
 
 TIMED_STEPS = 12
 """Steps that `steps_within` times, after one to warm up."""
@@ -45,7 +49,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     checkpoint_every: int = 100
     keep: float = 0.0
-    """Weight of staying with the network that training began with (`keeping.distance`), in place of the loss, on steps
+    """Weight of staying with an earlier network (`keeping.Kept`), in place of the loss, on steps
     of red, green and blue at the pixel size that it knew; 0 trains on their loss too."""
 
 
@@ -114,7 +118,7 @@ def _one_step(
     plan: Plan,
     step: int,
     config: TrainingConfig,
-    first: CompactMAE | None = None,
+    kept: Kept | None = None,
 ) -> float:
     device = next(model.parameters()).device
     pixels = draw_batch(stock, plan, config.seed, step, config.batch).to(device)
@@ -124,8 +128,8 @@ def _one_step(
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, config)
     wavelengths, gsd_m = wavelengths_of(plan.bands).to(device), torch.tensor(float(plan.gsd_m), device=device)
-    if first is not None and not plan.multispectral and plan.gsd_m == model.config.gsd_m:
-        loss = config.keep * distance(model, first, pixels, wavelengths, gsd_m, visible)
+    if kept is not None and not plan.multispectral and plan.gsd_m == model.config.gsd_m:
+        loss = config.keep * kept.distance(model, pixels, wavelengths, gsd_m, visible)
     else:
         loss = hidden_mean(model.patch_errors(pixels, wavelengths, gsd_m, visible), visible).mean()
     optimiser.zero_grad(set_to_none=True)
@@ -147,6 +151,13 @@ def steps_within(minutes: float, stock: Stock, shape: CompactConfig, config: Tra
         plan = plan_step(config.seed, step, multispectral=bool(stock.multispectral))
         _one_step(model, optimiser, stock, plan, step, config)
     return max(1, int(minutes * 60 * TIMED_STEPS / (perf_counter() - start)))
+
+
+def _kept(first: CompactMAE, stock: Stock) -> Kept:
+    chips = stock.rgb.images[: min(KEPT_CHIPS, len(stock.rgb))]
+    device = next(first.parameters()).device
+    pixels = normalise(torch.from_numpy(chips), RGB, stock.mean, stock.std).to(device)
+    return Kept(first, pixels, wavelengths_of(RGB).to(device), torch.tensor(first.config.gsd_m, device=device))
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -173,7 +184,8 @@ def train(
     shape: CompactConfig,
     config: TrainingConfig,
     *,
-    start: StartWeights | None = None,
+    start: StartWeights | WholeStart | None = None,
+    keep: StartWeights | WholeStart | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     on_step: OnStep | None = None,
@@ -186,6 +198,7 @@ def train(
         shape: The network and its loss.
         config: Steps, seed, optimiser.
         start: Weights to begin with instead of random ones.
+        keep: Weights whose answers on red, green and blue are kept where `config.keep` says so; None is `start`.
         checkpoint: File to write every `checkpoint_every` steps and at the end.
         resume: Go on from `checkpoint` where it exists.
         on_step: Called after every step.
@@ -201,12 +214,13 @@ def train(
     device = pick_device()
     model = started(shape, config.seed, start, stock).to(device)
     optimiser = _optimiser(model, config)
-    first = started(shape, config.seed, start, stock).to(device).eval() if config.keep else None
+    kept = _kept(started(shape, config.seed, keep or start, stock).to(device), stock) if config.keep else None
     identity = {
         "shape": shape.as_dict(),
         "training": asdict(config),
         "stock": digest([stock.mean, stock.std, stock.counts]),
         "start": start.sha256 if start is not None else None,
+        "keep": keep.sha256 if keep is not None else None,
     }
     done = 0
     path = Path(checkpoint) if checkpoint is not None else None
@@ -225,7 +239,7 @@ def train(
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     for step in range(done, last):
         plan = plan_step(config.seed, step, multispectral=bool(stock.multispectral))
-        loss = _one_step(model, optimiser, stock, plan, step, config, first)
+        loss = _one_step(model, optimiser, stock, plan, step, config, kept)
         if on_step is not None:
             rate = learning_rate(step, config)
             on_step(StepReport(step + 1, config.steps, plan.size_px, plan.gsd_m, plan.bands, loss, rate))

@@ -55,11 +55,13 @@ class PretrainOptions:
     held_out_scenes: int = N_HELD_OUT_SCENES
     shape: CompactConfig = field(default_factory=CompactConfig)
     start: Path | None = None
-    """Folder of the first version, to start from its weights."""
+    """Folder of the first version or of an earlier training, to start from its weights."""
     blend: float = 1.0
     """Share of the trained weights in those that are kept; the rest is what training began with."""
     keep: float = 0.0
-    """Weight of staying with the weights to start from on red, green and blue (`TrainingConfig.keep`)."""
+    """Weight of staying with earlier weights on red, green and blue (`TrainingConfig.keep`)."""
+    keep_to: Path | None = None
+    """Folder of these weights; None is `start`."""
     learning_rate: float = LEARNING_RATE
     """Peak."""
     compare_with: Path | None = None
@@ -132,7 +134,14 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
     first = read_start(options.start) if options.start is not None else None
     clock = perf_counter()
     trained = train(
-        stock, options.shape, config, start=first, checkpoint=checkpoint, resume=options.resume, on_step=on_step
+        stock,
+        options.shape,
+        config,
+        start=first,
+        keep=read_start(options.keep_to) if options.keep_to is not None else None,
+        checkpoint=checkpoint,
+        resume=options.resume,
+        on_step=on_step,
     )
     seconds = perf_counter() - clock
     if options.blend != 1.0:
@@ -150,8 +159,8 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
     began = f"started from weights {trained.start[:12]}" if trained.start else "started from random weights"
     share = trained.blend
     kept = (
-        f" On EuroSAT RGB at 10 m the target was not the loss but what the weights it was started from do there, at a "
-        f"weight of {config.keep:g} (learning without forgetting)."
+        f" On EuroSAT RGB at 10 m the target was not the loss but what the weights it was started from do "
+        f"there, at a weight of {config.keep:g} (learning without forgetting)."
         if config.keep
         else ""
     )

@@ -1,7 +1,7 @@
-"""Starting from the weights of the first compact encoder, which knew red, green and blue alone.
+"""Starting from earlier weights: of this version, or of the first one, which knew red, green and blue alone.
 
-Blocks, norms and decoder are taken as they are. The weights of its three bands become three of the bases, and the
-mixtures are set so that red, green and blue give each its own, whatever else the new bands will learn.
+Of the first version, blocks, norms and decoder are taken as they are. The weights of its three bands become three of
+the bases, and the mixtures are set so that red, green and blue give each its own, whatever else the new bands learn.
 """
 
 from __future__ import annotations
@@ -68,7 +68,33 @@ class StartWeights:
         _set_bands(model.to_pixels, torch.cat([decode, bias], dim=1))
 
 
-def started(shape: CompactConfig, seed: int, start: StartWeights | None, stock: Stock) -> CompactMAE:
+@dataclass(frozen=True, slots=True)
+class WholeStart:
+    """Weights of this version, all bands: what an earlier training ended with."""
+
+    tensors: dict[str, Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+
+    def apply(self, model: CompactMAE, stock: Stock) -> None:
+        """Set a network's weights.
+
+        Raises:
+            WeightsError: If the networks differ, or their pixels were normalised in another way.
+        """
+        if (self.mean, self.std) != (stock.mean, stock.std):
+            raise WeightsError(
+                f"The weights to start from belong to pixels of mean {self.mean} and spread {self.std}. Expected "
+                f"{stock.mean} and {stock.std}, those of the imagery. Start from weights of the same imagery."
+            )
+        try:
+            model.load_state_dict(self.tensors, strict=True)
+        except RuntimeError as error:
+            raise WeightsError(f"The weights to start from do not fit the network ({error}).") from error
+
+
+def started(shape: CompactConfig, seed: int, start: StartWeights | WholeStart | None, stock: Stock) -> CompactMAE:
     """The network that training begins with."""
     torch.manual_seed(seed_from(seed, "init") % 2**63)
     model = CompactMAE(shape)
@@ -116,16 +142,20 @@ def _set_bands(weights: BandWeights, rgb: Tensor) -> None:
         weights.mixture.bias.copy_(solution[-1])
 
 
-def read_start(folder: str | Path) -> StartWeights:
-    """Weights and normalisation of the first version's folder.
+def read_start(folder: str | Path) -> StartWeights | WholeStart:
+    """Weights and normalisation of a folder: of the first version's, or of a training of this one.
 
     Raises:
-        WeightsError: If card or weights are missing or damaged.
+        WeightsError: If card or weights are missing or damaged, or are of neither.
     """
     folder = Path(folder)
     card = read_card(folder / CARD_FILE)
     check_sha256(folder / card.weights, card.weights_sha256)
     tensors = load_file(folder / card.weights)
-    if card.bands != RGB or "embed.weight" not in tensors:
-        raise WeightsError(f"{folder} holds no encoder of {RGB}. Expected the first version, compact-rgb.")
-    return StartWeights(tensors, card.mean, card.std, card.scale, card.weights_sha256)
+    if card.bands == RGB and "embed.weight" in tensors:
+        return StartWeights(tensors, card.mean, card.std, card.scale, card.weights_sha256)
+    if card.bands == BANDS and "embed.bases" in tensors:
+        return WholeStart(tensors, card.mean, card.std, card.weights_sha256)
+    raise WeightsError(
+        f"{folder} holds no encoder of {RGB} (the first version) nor of all ten bands. Expected one of them."
+    )

@@ -18,7 +18,7 @@ from geoelle.training.augment import random_crops, random_radiometry, random_vis
 from geoelle.training.batches import Stock, normalise, wavelengths_of  # noqa: E402
 from geoelle.training.cuts import cut  # noqa: E402
 from geoelle.training.export import export_compact  # noqa: E402
-from geoelle.training.keeping import distance  # noqa: E402
+from geoelle.training.keeping import Kept  # noqa: E402
 from geoelle.training.loop import StepReport, TrainedModel, TrainingConfig, learning_rate, train  # noqa: E402
 from geoelle.training.sources import RGB  # noqa: E402
 from geoelle.training.starting import blended, started  # noqa: E402
@@ -70,8 +70,9 @@ def test_blended_weights_lie_between_the_first_and_the_last(stock: Stock) -> Non
 def _moved(stock: Stock, model: CompactMAE, first: CompactMAE) -> float:
     pixels = normalise(torch.from_numpy(stock.rgb.images[:16]), RGB, stock.mean, stock.std)
     visible = random_visible(16, TINY.n_tokens(64), TINY.mask_ratio, torch.Generator().manual_seed(0))
+    bands, gsd_m = wavelengths_of(RGB), torch.tensor(10.0)
     with torch.no_grad():
-        return float(distance(model, first, pixels, wavelengths_of(RGB), torch.tensor(10.0), visible))
+        return float(Kept(first, pixels, bands, gsd_m).distance(model, pixels, bands, gsd_m, visible))
 
 
 def test_what_was_known_of_rgb_stays_while_other_bands_are_learnt(stock: Stock) -> None:
