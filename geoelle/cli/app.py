@@ -181,7 +181,10 @@ def calibrate(
     masks: Annotated[
         int, typer.Option(min=1, max=64, help="Mask draws per chip (K); 1 only where the loss draws none.")
     ] = 8,
-    block_size_m: Annotated[float, typer.Option(help="Edge of a spatial block, metres.")] = 2000,
+    block_size_m: Annotated[
+        float | None,
+        typer.Option(help="Edge of a spatial block, metres; default: 2000, or two chips where these are larger."),
+    ] = None,
     allow_few: Annotated[bool, typer.Option("--allow-few", help="Fit with fewer than 30 blocks.")] = False,
     weights: Weights = None,
     accept_license: AcceptLicense = False,
