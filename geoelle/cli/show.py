@@ -255,6 +255,7 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
     """The encoders: a few for the eye first, then what their cards say."""
     from rich.table import Table
 
+    from geoelle.describing import trained_at
     from geoelle.encoders.checkpoints import weights_state
 
     console, table = _table("encoder", "values", "features", "loss", "licence", "weights")
@@ -269,6 +270,7 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
             ("takes", _taken(card)),
             ("loss", card.loss_definition),
             ("trained on", card.training),
+            ("trained at", trained_at(card)),
             ("not good for", card.not_good_for),
             ("licence", card.licence),
             ("source", card.source),
