@@ -128,6 +128,9 @@ def _group_card(name: str) -> EncoderCard:
         differs=(
             "It was trained on top-of-atmosphere reflectance (L1C) and is fed surface reflectance (L2A), with the "
             "statistics of pretraining: blue is darker than it was there, most of all in hazy scenes.",
+            "Upstream resizes images of every size to 109 px (bicubic) to evaluate and takes the middle 96 px, so "
+            "their pixels are 10 m in name only; geoelle feeds 96 px of true 10 m, and of larger chips resample_batch "
+            "takes the middle 96 px.",
             "Missing pixels are set to the band's mean; pretraining had no rule for them.",
         ),
     )
