@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 
 _WIDTH_IN_PIPES = 2000
+_RIGHT = ("bands", "gsd", "dim", "values")
+"""Columns of numbers."""
+_WIDE, _ONLY_WIDE = 120, ("values", "licence")
+"""From so many columns on, all of the encoders' table is shown; and what is not, below that."""
 _TABLE_WIDTH = 100
 """Of tables that are read as they are, in pipes too."""
 
@@ -252,7 +256,37 @@ def simulated(simulation: Simulation) -> None:
 
 
 def encoders(cards: Sequence[EncoderCard]) -> None:
-    """The encoders: a few for the eye first, then what their cards say."""
+    """One line for each encoder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoelle.encoders.checkpoints import weights_state
+
+    # In a pipe nothing is cut: what reads it may want every word.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_PIPES)
+    wide = console.width >= _WIDE
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    names = ("encoder", "sensor", "bands", "chip px", "gsd", "dim", "loss", "values", "licence", "weights")
+    for name in names if wide else (name for name in names if name not in _ONLY_WIDE):
+        table.add_column(name, no_wrap=True, justify="right" if name in _RIGHT else "left")
+    for card in cards:
+        sizes, state = sorted(card.chip_sizes_px), weights_state(card.checkpoint)
+        cells = [
+            card.name, card.sensor, str(len(card.bands)),
+            "-".join(str(px) for px in dict.fromkeys((sizes[0], sizes[-1]))), f"{card.gsd_m:g} m", str(card.n_features), card.loss_kind,
+            f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–", _short(card.licence), state,
+        ]  # fmt: skip
+        if not wide:
+            cells[-3:] = [state.removeprefix("to download").partition(";")[0].strip() or "–"]
+        table.add_row(*cells)
+    console.print(table)
+    if not wide:
+        note("weights: the size of what is yet to be downloaded. A wider terminal shows values and licences too.")
+    note("Other sensors, pixel sizes and all facts of one: geoelle encoders NAME (or --long for all of them).")
+
+
+def encoder_cards(cards: Sequence[EncoderCard]) -> None:
+    """All that the cards say."""
     from rich.table import Table
 
     from geoelle.describing import trained_at
