@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _WIDTH_IN_PIPES = 2000
 _RIGHT = ("bands", "gsd", "dim", "values")
 """Columns of numbers."""
-_WIDE, _ONLY_WIDE = 120, ("values", "licence")
+_WIDE, _ONLY_WIDE = 120, ("bands", "values", "licence")
 """From so many columns on, all of the encoders' table is shown; and what is not, below that."""
 _TABLE_WIDTH = 100
 """Of tables that are read as they are, in pipes too."""
@@ -271,17 +271,20 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
         table.add_column(name, no_wrap=True, justify="right" if name in _RIGHT else "left")
     for card in cards:
         sizes, state = sorted(card.chip_sizes_px), weights_state(card.checkpoint)
+        chip = "-".join(str(px) for px in dict.fromkeys((sizes[0], sizes[-1])))
+        values = f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–"
+        weights = state.removeprefix("to download").partition(";")[0].strip() or "–"
         cells = [
-            card.name, card.sensor, str(len(card.bands)),
-            "-".join(str(px) for px in dict.fromkeys((sizes[0], sizes[-1]))), f"{card.gsd_m:g} m", str(card.n_features), card.loss_kind,
-            f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–", _short(card.licence), state,
+            card.name, card.sensor, str(len(card.bands)), chip, f"{card.gsd_m:g} m", str(card.n_features),
+            card.loss_kind, values, _short(card.licence), weights,
         ]  # fmt: skip
         if not wide:
-            cells[-3:] = [state.removeprefix("to download").partition(";")[0].strip() or "–"]
+            cells = [cell for name, cell in zip(names, cells, strict=True) if name not in _ONLY_WIDE]
         table.add_row(*cells)
     console.print(table)
+    note("weights: shipped, here, or the size of what is yet to be downloaded (–: not known).")
     if not wide:
-        note("weights: the size of what is yet to be downloaded. A wider terminal shows values and licences too.")
+        note(f"A terminal of {_WIDE} columns shows bands, values and licences too.")
     note("Other sensors, pixel sizes and all facts of one: geoelle encoders NAME (or --long for all of them).")
 
 
