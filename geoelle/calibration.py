@@ -43,6 +43,7 @@ from geoelle.texture import TEXTURE_NAMES
 DEFAULT_N = 5000
 DEFAULT_MASKS = 8
 DEFAULT_BLOCK_SIZE_M = 2000.0
+"""Where chips are no larger than half of it; see `default_block_size_m`."""
 _N_FOLDS = 5
 _MIN_FOLDS = 3
 _CHIPS_PER_BLOCK = 2
@@ -101,7 +102,7 @@ def calibrate(
     exclude_dates: Sequence[date | str] = (),
     n: int = DEFAULT_N,
     masks: int = DEFAULT_MASKS,
-    block_size_m: float = DEFAULT_BLOCK_SIZE_M,
+    block_size_m: float | None = None,
     allow_few: bool = False,
     weights: str | Path | None = None,
     accept_license: bool = False,
@@ -127,7 +128,7 @@ def calibrate(
         exclude_dates: Dates to leave out.
         n: Chips to sample; all where there are fewer.
         masks: Mask draws per chip (K). An encoder whose loss draws no mask has one loss per chip, whatever K is.
-        block_size_m: Edge of a spatial block, EPSG:6933 metres.
+        block_size_m: Edge of a spatial block, EPSG:6933 metres; None: 2000, or two chips where these are larger.
         allow_few: Fit with fewer than 30 blocks.
         weights: File or folder of the encoder's checkpoint, the same that made the embeddings; None: where geoelle
             keeps it.
@@ -152,12 +153,13 @@ def calibrate(
     zones = open_zones(embeddings, "embeddings")
     encoder = one_encoder(zones)
     draws_masks = float(encoder["mask_ratio"]) > 0
+    chip_size_m = max(extent_of(ds.attrs).grid.chip_size_m for ds in zones.values())
+    block_size_m = default_block_size_m(chip_size_m) if block_size_m is None else block_size_m
     if n < 1 or masks < 1 + draws_masks or not 0 < block_size_m < np.inf:
         raise ConfigError(
             f"n is {n}, masks {masks}, block_size_m {block_size_m}. Expected at least 1, at least {1 + draws_masks}, "
             "and above 0."
         )
-    chip_size_m = max(extent_of(ds.attrs).grid.chip_size_m for ds in zones.values())
     if block_size_m < _CHIPS_PER_BLOCK * chip_size_m:
         raise ConfigError(
             f"block_size_m is {block_size_m:g} with chips of {chip_size_m:g} m. Expected at least "
@@ -216,6 +218,11 @@ def calibrate(
         write_probe(out, *probe.to_arrays())
     write_table(pairs, pairs_path)
     return pairs
+
+
+def default_block_size_m(chip_size_m: float) -> float:
+    """Edge of the spatial blocks where none is asked for, metres: 2000, or two chips of this edge if that is more."""
+    return max(DEFAULT_BLOCK_SIZE_M, _CHIPS_PER_BLOCK * chip_size_m)
 
 
 def _digest_of_jobs(embeddings: StorePath) -> str:

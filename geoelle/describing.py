@@ -69,6 +69,11 @@ def in_metres(sizes: tuple[float, ...]) -> str:
     return f"{' or '.join(f'{size:g}' for size in sizes)} m"
 
 
+def trained_at(card: EncoderCard) -> str:
+    """Pixel sizes that pretraining saw, for people: `10 or 20 m`, or `not known`."""
+    return in_metres(card.trained_gsd_m) if card.trained_gsd_m else "not known"
+
+
 def card_of_store(encoder: Mapping[str, Any]) -> EncoderCard:
     """The card of a store's encoder as it was opened then: what the store records goes before what is known now.
 

@@ -27,6 +27,7 @@ from geoelle.catalog.footprints import footprint_of
 from geoelle.chips import MAX_INVALID_FRACTION
 from geoelle.choosing import choose_card, settle
 from geoelle.describing import attribution, encoder_attrs, encoder_notes, native_gsd_m, provenance_of
+from geoelle.encoders import get_card
 from geoelle.encoders.options import EncoderOptions
 from geoelle.errors import ConfigError, EncoderInputError, NoItemsError
 from geoelle.grid import ZoneChips, zone_chips
@@ -133,6 +134,7 @@ def embed(
     """
     options = ChipOptions(max_invalid_fraction, max_cloud_fraction, min_contrast, cloud_mask)
     _check_options(options, dtype)
+    get_card(encoder)  # a slip in the name is told before anything is read
     records = load_records(items)
     area_frame = read_aoi(aoi) if aoi is not None else _covered(records)
     area = aoi_geometry(area_frame)

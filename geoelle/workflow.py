@@ -17,6 +17,7 @@ from geoelle.catalog.providers import list_providers
 from geoelle.change import delta
 from geoelle.config import CalibrateConfig, DeltaConfig, MapConfig, RunConfig, SearchConfig, load_config
 from geoelle.embedding import embed
+from geoelle.encoders import get_card
 from geoelle.errors import AlreadyExistsError, ConfigError, HistoryTooShortError
 from geoelle.mapping import difficulty
 from geoelle.records import EmbedSummary
@@ -79,6 +80,7 @@ def run(
     folder = _folder(c, home)
     if folder.exists() and not folder.is_dir():
         raise AlreadyExistsError(f"{folder} is a file. Give another `out`, the folder of the outputs.")
+    get_card(c.embed.encoder)  # a slip in the name is told before catalogs are asked
     area = _aoi(c, home)
     report("search")
     found = search(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from encoder_timing import Measured, OnCpu, OnGpu, measure
 
+from geoelle.describing import trained_at
 from geoelle.encoders import list_encoders, split_name, variants_of
 from geoelle.encoders.precision import RoundingEffect
 from geoelle.errors import EncoderError
@@ -180,10 +181,9 @@ def _figures(measured: Measured) -> list[str]:
 
 
 def _variant_row(card: EncoderCard) -> str:
-    trained = ", ".join(f"{gsd:g} m" for gsd in card.trained_gsd_m or (card.gsd_m,))
     bands = ", ".join(f"{b} {um:g}" for b, um in zip(card.bands, card.wavelength_um, strict=True))
     return (
-        f"| `{card.name}` | {card.sensor} | {bands} (µm) | {card.units} | {card.gsd_m:g} m | {trained} | "
+        f"| `{card.name}` | {card.sensor} | {bands} (µm) | {card.units} | {card.gsd_m:g} m | {trained_at(card)} | "
         f"{'yes' if card.validated else 'no'} |"
     )
 

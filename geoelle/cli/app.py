@@ -181,7 +181,10 @@ def calibrate(
     masks: Annotated[
         int, typer.Option(min=1, max=64, help="Mask draws per chip (K); 1 only where the loss draws none.")
     ] = 8,
-    block_size_m: Annotated[float, typer.Option(help="Edge of a spatial block, metres.")] = 2000,
+    block_size_m: Annotated[
+        float | None,
+        typer.Option(help="Edge of a spatial block, metres; default: 2000, or two chips where these are larger."),
+    ] = None,
     allow_few: Annotated[bool, typer.Option("--allow-few", help="Fit with fewer than 30 blocks.")] = False,
     weights: Weights = None,
     accept_license: AcceptLicense = False,
@@ -300,8 +303,9 @@ def run(
 def encoders(
     name: Annotated[str | None, typer.Argument(help="Show this one's card alone.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Only encoders for this sensor.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="Whole cards, not a line each.")] = False,
 ) -> None:
-    """List the encoders: what they take, what their loss is, and under which licence."""
+    """List the encoders, a line each; with a name, all there is to know about one."""
     from geoelle.encoders import get_card, list_encoders
     from geoelle.sensors import get_sensor
 
@@ -313,7 +317,7 @@ def encoders(
     if sensor is not None and not cards:
         show.note(f"No encoder takes {get_sensor(sensor).name} as it is.")
         return
-    show.encoders(cards)
+    (show.encoder_cards if long or name is not None else show.encoders)(cards)
 
 
 def main() -> None:

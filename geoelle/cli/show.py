@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 
 _WIDTH_IN_PIPES = 2000
+_RIGHT = ("bands", "gsd", "dim", "values")
+"""Columns of numbers."""
+_WIDE, _ONLY_WIDE = 120, ("bands", "values", "licence")
+"""From so many columns on, all of the encoders' table is shown; and what is not, below that."""
 _TABLE_WIDTH = 100
 """Of tables that are read as they are, in pipes too."""
 
@@ -252,9 +256,43 @@ def simulated(simulation: Simulation) -> None:
 
 
 def encoders(cards: Sequence[EncoderCard]) -> None:
-    """The encoders: a few for the eye first, then what their cards say."""
+    """One line for each encoder."""
+    from rich.console import Console
     from rich.table import Table
 
+    from geoelle.encoders.checkpoints import weights_state
+
+    # In a pipe nothing is cut: what reads it may want every word.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_PIPES)
+    wide = console.width >= _WIDE
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    names = ("encoder", "sensor", "bands", "chip px", "gsd", "dim", "loss", "values", "licence", "weights")
+    for name in names if wide else (name for name in names if name not in _ONLY_WIDE):
+        table.add_column(name, no_wrap=True, justify="right" if name in _RIGHT else "left")
+    for card in cards:
+        sizes, state = sorted(card.chip_sizes_px), weights_state(card.checkpoint)
+        chip = "-".join(str(px) for px in dict.fromkeys((sizes[0], sizes[-1])))
+        values = f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–"
+        weights = state.removeprefix("to download").partition(";")[0].strip() or "–"
+        cells = [
+            card.name, card.sensor, str(len(card.bands)), chip, f"{card.gsd_m:g} m", str(card.n_features),
+            card.loss_kind, values, _short(card.licence), weights,
+        ]  # fmt: skip
+        if not wide:
+            cells = [cell for name, cell in zip(names, cells, strict=True) if name not in _ONLY_WIDE]
+        table.add_row(*cells)
+    console.print(table)
+    note("weights: shipped, here, or the size of what is yet to be downloaded (–: not known).")
+    if not wide:
+        note(f"A terminal of {_WIDE} columns shows bands, values and licences too.")
+    note("Other sensors, pixel sizes and all facts of one: geoelle encoders NAME (or --long for all of them).")
+
+
+def encoder_cards(cards: Sequence[EncoderCard]) -> None:
+    """All that the cards say."""
+    from rich.table import Table
+
+    from geoelle.describing import trained_at
     from geoelle.encoders.checkpoints import weights_state
 
     console, table = _table("encoder", "values", "features", "loss", "licence", "weights")
@@ -269,6 +307,7 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
             ("takes", _taken(card)),
             ("loss", card.loss_definition),
             ("trained on", card.training),
+            ("trained at", trained_at(card)),
             ("not good for", card.not_good_for),
             ("licence", card.licence),
             ("source", card.source),

@@ -15,6 +15,7 @@ from geoelle.cli.options import Quiet, app, example
 
 if TYPE_CHECKING:
     from geoelle.encoders.checkpoints import Progress
+    from geoelle.encoders.conversion import VerifiedWeights
 
 weights_app = typer.Typer(
     help="Look after the encoders' checkpoints: list, download, check and slim them.",
@@ -95,7 +96,20 @@ def verify(
         f"{found.checkpoint}: {found.path} is whole, {size_of(found.n_bytes)}, sha256 {found.sha256}; "
         f"{found.n_tensors} tensors of {found.n_values / 1e6:.1f} million values."
     )
+    for text in _vouched(found):
+        show.note(text)
     show.note(f"Left out when loaded: {summary_of(found.dropped) or 'nothing'}.")
+
+
+def _vouched(found: VerifiedWeights) -> Iterator[str]:
+    """What else than a published sha256 says that the file is the one it should be."""
+    if found.converted:
+        yield "It was converted: the sha256 is that of the file it says it was made from, which is its own word only."
+    unpublished = "" if found.published else "; no sha256 is published"
+    if found.fits:
+        yield f"Names and shapes of {found.n_tensors} tensors fit {found.fits}{unpublished}."
+    elif not found.published:
+        yield "No sha256 is published, and no encoder here takes these weights: names and shapes were not compared."
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoelle.encoders.checkpoints import Progress, checkpoint_of, fetch_weights, file_at, read_state, summary_of
+from geoelle.encoders.checkpoints import (
+    Checkpoint,
+    Progress,
+    checkpoint_of,
+    fetch_weights,
+    file_at,
+    read_state,
+    summary_of,
+)
 from geoelle.encoders.tensor_file import write_tensor_file
 from geoelle.encoders.weights_cache import (
     CONVERTED_FROM,
@@ -19,6 +27,7 @@ from geoelle.encoders.weights_cache import (
     explicit_place,
     folder_of,
     identify,
+    is_converted,
     weights_here,
 )
 from geoelle.errors import AlreadyExistsError, WeightsError
@@ -58,6 +67,12 @@ class VerifiedWeights:
     n_values: int
     dropped: tuple[str, ...]
     """Names of tensors and other entries that are left out when it is loaded."""
+    published: bool
+    """Whether somebody published a sha256 that this one was compared with."""
+    converted: bool
+    """Whether it is a lean copy: `sha256`, of the file that it was made from, is then its own word alone."""
+    fits: str
+    """Encoder whose names and shapes the tensors were compared with; empty where the file's own sha256 is known."""
 
 
 def convert_weights(
@@ -131,8 +146,11 @@ def _write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
 def verify_weights(name: str, *, weights: str | Path | None = None, accept_license: bool = False) -> VerifiedWeights:
     """Read a checkpoint's file anew, check it against what was published or recorded, and open it. No network.
 
+    Where no published sha256 vouches for the file itself, the tensors' names and shapes are compared with those of the
+    encoder's network.
+
     Raises:
-        WeightsError: If it is not here, not the one expected, or cannot be opened safely.
+        WeightsError: If it is not here, not the one expected, cannot be opened safely, or does not fit its encoder.
     """
     checkpoint = checkpoint_of(name)
     check_licence(checkpoint, accept_license)
@@ -143,6 +161,23 @@ def verify_weights(name: str, *, weights: str | Path | None = None, accept_licen
     sha256 = identify(path, checkpoint, anew=True)
     state = read_state(path, checkpoint)
     n_values = sum(tensor.numel() for tensor in state.tensors.values())
+    published, converted = checkpoint.sha256 is not None, is_converted(path)
+    fits = "" if published and not converted else _fitting(path, checkpoint)
     return VerifiedWeights(
-        checkpoint.name, path, sha256, path.stat().st_size, len(state.tensors), n_values, state.dropped
-    )
+        checkpoint.name, path, sha256, path.stat().st_size, len(state.tensors), n_values, state.dropped, published,
+        converted, fits,
+    )  # fmt: skip
+
+
+def _fitting(path: Path, checkpoint: Checkpoint) -> str:
+    """The encoder that a checkpoint fits by names and shapes; empty where no encoder here takes it.
+
+    Raises:
+        WeightsError: If it does not fit the encoder that takes it.
+    """
+    from geoelle.encoders.registry import list_encoders, load_encoder
+
+    name = next((card.name for card in list_encoders() if card.checkpoint == checkpoint.name), "")
+    if name:
+        load_encoder(name, weights=path, accept_license=True, shapes_only=True)
+    return name

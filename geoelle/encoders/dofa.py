@@ -44,6 +44,10 @@ _NO_LOSS = "These weights hold an encoder without its decoder, so DOFA's own los
 _FROM = "Xiong et al. 2024, arXiv:2403.15356; weights CC BY 4.0,"
 _TORCHGEO = f"{_FROM} torchgeo/dofa on Hugging Face, revision b8db318b64a90b9e085ec04ba8851233c5893666."
 _NO_NORM = "These weights lack the final norm: tokens are given as they are before it."
+_MISSING = (
+    "Missing pixels are set to the mean of pretraining's 8-bit numbers, band by band; what stood for them in "
+    "pretraining is not established."
+)
 _ALL_POOLINGS = ("upstream", "cls", "mean")
 
 
@@ -182,7 +186,7 @@ def _card(name: str, variant: Variant) -> EncoderCard:
     gsd_m = feed.gsd_m if variant.gsd_m is None else variant.gsd_m
     if gsd_m <= 0:
         raise EncoderError(f"{variant.name(name)} has pixels of {gsd_m:g} m. Expected more than 0. Name a pixel size.")
-    differs = feed.differs
+    differs = (*feed.differs, _MISSING)
     if gsd_m != feed.gsd_m:
         differs += (
             f"Read at {gsd_m:g} m; pretraining had images of {feed.gsd_m:g} m. DOFA is not told the pixel size.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def open_encoder(
     weights: str | Path | None = None,
     accept_license: bool = False,
     random_seed: int | None = None,
+    shapes_only: bool = False,
     progress: Progress | None = None,
     prepare: Prepare = normalised,
     kind: type[TorchEncoder] = TorchEncoder,
@@ -45,6 +47,7 @@ def open_encoder(
         accept_license: Whether the user accepts a non-commercial licence.
         random_seed: Leave the weights as they are initialised from this seed: for tests and timing only. The card then
             says so in place of the weights' sha256.
+        shapes_only: Compare names and shapes, on torch's meta device: the encoder has no values and computes nothing.
         progress: Told how far a download of the weights is.
         prepare: Normalisation other than the card's figures.
         kind: Class of the encoder.
@@ -66,8 +69,12 @@ def open_encoder(
     found = fetch_weights(checkpoint, weights, accept_license=accept_license, progress=progress)
     state = read_state(found.path, checkpoint)
     tensors = convert(dict(state.tensors)) if convert is not None else dict(state.tensors)
-    network = build(tensors)
-    load_strictly(network, tensors, found.path)
+    with torch.device("meta") if shapes_only else nullcontext():
+        network = build(tensors)
+    if shapes_only:
+        check_fit(network, tensors, found.path)
+    else:
+        load_strictly(network, tensors, found.path)
     card = replace(card, weights_sha256=found.sha256)
     return kind(adapt(card, tensors) if adapt is not None else card, network, prepare=prepare, **options)
 
@@ -76,7 +83,17 @@ def load_strictly(network: Network, tensors: Mapping[str, Tensor], path: Path) -
     """Load weights; missing, unexpected or misshapen ones are an error.
 
     Raises:
-        WeightsError: With them named, the first few of each kind.
+        WeightsError: As `check_fit`.
+    """
+    check_fit(network, tensors, path)
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def check_fit(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compare names and shapes with the network's, whose values may be on torch's meta device.
+
+    Raises:
+        WeightsError: If tensors are missing, unexpected or misshapen, with the first few of each kind named.
     """
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     wrong = [
@@ -95,7 +112,6 @@ def load_strictly(network: Network, tensors: Mapping[str, Tensor], path: Path) -
             f"{path} does not hold this network: it {'; '.join(told)}. Expected its {len(wanted)} tensors exactly. "
             "Use the checkpoint that `geoelle encoders` names."
         )
-    network.load_state_dict(dict(tensors), strict=True)
 
 
 def _first(names: Sequence[str], n: int = 3) -> str:

@@ -148,6 +148,7 @@ def presto_card(variant: Variant) -> EncoderCard:
         tokens_per_patch=len(GROUPS),
         poolings=("mean",),
         checkpoint="presto",
+        trained_gsd_m=(10.0,),
         differs=("Sentinel-2 was level 1C (top of atmosphere) in pretraining; series of level 2A differ from that.",),
         validated=True,
     )

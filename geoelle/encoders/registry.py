@@ -7,11 +7,12 @@ ways of feeding it, each with a card of its own.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from geoelle.encoders.protocol import Encoder
@@ -108,15 +109,36 @@ def _entry(name: str) -> _Entry:
     return _ENTRIES[name]
 
 
+def _shortest(entry: _Entry, variant: Variant) -> Variant:
+    """The variant, without sensor, bands or pixel size where these are what the encoder takes by default.
+
+    A store and a probe name their encoder to the letter, so that one way of feeding it has one name.
+    """
+
+    def meant(feed: Variant) -> EncoderCard:
+        # The probes are listed by name, so they are no part of what is compared.
+        return replace(entry.card(feed), name="", shipped_probes=())
+
+    wanted, shorter = meant(variant), (Variant(), Variant("", variant.gsd_m), Variant(variant.what))
+    for candidate in shorter:
+        with contextlib.suppress(EncoderError):
+            if meant(candidate) == wanted:
+                return candidate
+    return variant
+
+
 def get_card(full_name: str) -> EncoderCard:
     """The card of an encoder, fed as its full name says.
+
+    The card bears the shortest name of that: `compact-rgb` for `compact-rgb@10m`.
 
     Raises:
         UnknownEncoderError: If there is none of this name; the message names the closest ones.
         EncoderError: If it cannot be fed so; the message names the ways there are.
     """
     name, variant = split_name(full_name)
-    return _entry(name).card(variant)
+    entry = _entry(name)
+    return entry.card(_shortest(entry, variant))
 
 
 def list_encoders(sensor: str | None = None) -> list[EncoderCard]:
@@ -152,8 +174,8 @@ def load_encoder(full_name: str, **options: Any) -> Encoder:
     """
     name, variant = split_name(full_name)
     entry = _entry(name)
-    entry.card(variant)  # a variant that there is not is told before a network library is imported
-    return open_by_factory(entry.factory, full_name, **options)
+    # A variant that there is not is told before a network library is imported.
+    return open_by_factory(entry.factory, _shortest(entry, variant).name(name), **options)
 
 
 def factory_of(full_name: str) -> str:

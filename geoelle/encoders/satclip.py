@@ -141,6 +141,8 @@ def _differs(gsd_m: float) -> tuple[str, ...]:
         "all zeros; geoelle feeds level 2A with those zeros.",
         "Three of 15 example chips of upstream's repository look as if they still carried the +1000 of baseline "
         "04.00, so pretraining probably saw both; geoelle takes it out.",
+        "Missing pixels are set to a reflectance of 0, as there is no mean to take; what stood for them in pretraining "
+        "is not established.",
     )
     if gsd_m != 10.0:
         differs += (f"Read at {gsd_m:g} m; pretraining had 10 m, and the network is not told the pixel size.",)

@@ -77,7 +77,8 @@ def satmae_card(name: str, variant: Variant) -> EncoderCard:
     gsd_m = card.gsd_m if variant.gsd_m is None else variant.gsd_m
     if gsd_m <= 0:
         raise EncoderError(f"{variant.name(name)} has pixels of {gsd_m:g} m. Expected more than 0. Name a pixel size.")
-    off = f"Off its domain: read at {gsd_m:g} m; it is made for {card.gsd_m:g} m."
+    made_for = f"it is made for {card.gsd_m:g} m" if card.trained_gsd_m else "pixel sizes of pretraining are not known"
+    off = f"Off its domain: read at {gsd_m:g} m; {made_for}."
     differs = card.differs if gsd_m == card.gsd_m else (off, *card.differs)
     return replace(card, name=variant.name(name), gsd_m=gsd_m, differs=differs)
 
@@ -127,6 +128,9 @@ def _group_card(name: str) -> EncoderCard:
         differs=(
             "It was trained on top-of-atmosphere reflectance (L1C) and is fed surface reflectance (L2A), with the "
             "statistics of pretraining: blue is darker than it was there, most of all in hazy scenes.",
+            "Upstream resizes images of every size to 109 px (bicubic) to evaluate and takes the middle 96 px, so "
+            "their pixels are 10 m in name only; geoelle feeds 96 px of true 10 m, and of larger chips resample_batch "
+            "takes the middle 96 px.",
             "Missing pixels are set to the band's mean; pretraining had no rule for them.",
         ),
     )
@@ -156,7 +160,7 @@ def _rgb_card(name: str) -> EncoderCard:
         tokens_per_patch=1,
         trained_gsd_m=(),
         differs=(
-            "It was trained on satellite images of many pixel sizes and is fed aerial ones of 1 m.",
+            "It was trained on satellite images of many pixel sizes, which are not known, and is fed aerial ones.",
             "Missing pixels are set to the band's mean; pretraining had no rule for them.",
         ),
     )

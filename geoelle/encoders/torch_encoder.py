@@ -32,6 +32,9 @@ type Floats = NDArray[np.float32]
 type Work = Callable[[Inputs, int], Tensor]
 """What is done with a piece, given the place of its first chip in the batch; (chip, ...)."""
 
+_META = torch.device("meta")
+"""Of a network that was opened for its shapes alone: nothing is computed there."""
+
 
 class TorchEncoder:
     """`geoelle.encoders.Encoder` over a `Network`.
@@ -69,7 +72,7 @@ class TorchEncoder:
         Raises:
             EncoderInputError: If an option makes no sense, or there is no such device.
         """
-        self._device = pick_device(device)
+        self._device = _META if any(p.is_meta for p in network.parameters()) else pick_device(device)
         check_options(self._device, precision, batch, threads)
         self._card, self._prepare, self._precision, self._threads = card, prepare, precision, threads
         self._asked_device, self._asked_batch = device, batch

@@ -227,6 +227,15 @@ def _identify_converted(path: Path, converted: TensorFile, checkpoint: Checkpoin
     return source
 
 
+def is_converted(path: Path) -> bool:
+    """Whether a file was made by `convert_weights`.
+
+    Raises:
+        WeightsError: If it is named as safetensors and is none.
+    """
+    return _converted(path) is not None
+
+
 def _converted(path: Path) -> TensorFile | None:
     """What a file made by `convert_weights` says of itself; None for any other."""
     if path.suffix != ".safetensors":

@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from geoelle.cli.app import app
+from geoelle.encoders import list_encoders
 
 VERBS = (
     "demo", "search", "embed", "calibrate", "difficulty", "delta", "map", "run", "encoders",
@@ -86,8 +87,15 @@ def test_usage_errors_are_two(arguments: list[str]) -> None:
 def test_encoders_lists_the_compact_one() -> None:
     done = run_cli("encoders")
     assert done.returncode == 0
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["encoder", *(card.name for card in list_encoders())]
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("compact-rgb ")]
+    for word in ("sentinel-2-l2a", "32-64", "10 m", "192", "own", "Apache-2.0", "shipped"):
+        assert word in row
+    assert "geoelle encoders NAME" in done.stderr
+    whole = run_cli("encoders", "--long").stdout
     for word in ("compact-rgb", "own", "EuroSAT", "Copernicus"):
-        assert word in done.stdout
+        assert word in whole
 
 
 def test_encoders_shows_one_card_by_name() -> None:

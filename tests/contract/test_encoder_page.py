@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from geoelle.describing import trained_at
 from geoelle.encoders import check_batch, get_card, list_encoders, variants_of
 from geoelle.encoders.precision import RoundingEffect, rounding_effect
 from geoelle.errors import EncoderInputError
@@ -91,6 +92,14 @@ def test_figures_of_a_section(script: ModuleType, full: object) -> None:
     assert "by 0.0021 of their length (median; at most 0.0042), cosine at least 0.99987" in text
     assert "On Some GPU: batches of 64; 0.99 beside a bare loop." in text
     assert "Checkpoint: `some-weights`" in text
+
+
+def test_pixel_sizes_of_training_are_told_or_said_to_be_unknown(script: ModuleType) -> None:
+    page = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
+    for name, trained in (("satmae-rgb-vitl", "not known"), ("compact-rgb@20m", "10 or 20 m"), ("presto", "10 m")):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert row.split(" | ")[-2] == trained == trained_at(get_card(name))
+    assert get_card("satmae-rgb-vitl@2m").differs[0].endswith("pixel sizes of pretraining are not known.")
 
 
 @pytest.mark.parametrize(

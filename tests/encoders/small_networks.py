@@ -11,8 +11,9 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from geoelle.encoders import get_card
+from geoelle.encoders import Variant, get_card
 from geoelle.encoders.network import Encoded, Inputs, Network
+from geoelle.encoders.opening import open_encoder
 from geoelle.encoders.torch_encoder import TorchEncoder
 from geoelle.records import ChipBatch, EncoderCard
 
@@ -131,3 +132,9 @@ def small_batch(n: int, *, steps: int = 1, seed: int = 0, **changes: Any) -> Chi
         chip_id=np.array([f"chip-{seed}-{i}" for i in range(n)]),
     )
     return replace(batch, **changes)
+
+
+def load_small(variant: Variant, **options: Any) -> TorchEncoder:
+    """What the registry calls for the encoder `small` with the checkpoint `small`."""
+    card = small_card(checkpoint="small")
+    return open_encoder(card, lambda _: SmallNetwork(), **{"device": "cpu", "threads": 1, **options})

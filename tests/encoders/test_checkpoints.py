@@ -440,7 +440,7 @@ def test_name_in_a_file_does_not_steer_the_terminal(tmp_path: Path) -> None:
 def test_lists_fit_a_hundred_columns() -> None:
     code, said, _ = run("list")
     assert code == 0
-    listed = CliRunner().invoke(app, ["encoders"])
+    listed = CliRunner().invoke(app, ["encoders", "--long"])
     assert listed.exit_code == 0
     assert all(len(line) <= 100 for line in (said + listed.stdout).splitlines())
     for name in NAMES:

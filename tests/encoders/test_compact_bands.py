@@ -95,7 +95,7 @@ def test_a_missing_band_and_another_pixel_size_are_refused(make_batch: MakeBatch
 
 @pytest.mark.parametrize(
     "name",
-    ["compact", "compact-s2@20m", "compact-rgbn@10m", "compact:nir", "compact:swir22,red@20m", "compact-burn:int8@20m"],
+    ["compact", "compact-s2@20m", "compact-rgbn@20m", "compact:nir", "compact:swir22,red@20m", "compact-burn:int8@20m"],
 )
 def test_names_give_cards_and_encoders(name: str, make_batch: MakeBatch) -> None:
     card = get_card(name)
@@ -172,7 +172,13 @@ def test_sets_have_their_shipped_probes(name: str) -> None:
         assert probe.meta.scores["r"] > 0.8
 
 
-@pytest.mark.parametrize("name", ["compact:nir", "compact-rgb:int8", "compact-rgb@10m"])
+def test_the_default_pixel_size_may_be_said() -> None:
+    assert get_card("compact-rgb@10m") == get_card("compact-rgb")
+    assert shipped_probe_folder("compact-rgb@10m", 64) == shipped_probe_folder("compact-rgb", 64)
+    assert load_encoder("compact-rgb@10m", threads=1).card.name == "compact-rgb"
+
+
+@pytest.mark.parametrize("name", ["compact:nir", "compact-rgb:int8", "compact-rgb:int8@10m"])
 def test_no_probe_where_none_fits(name: str) -> None:
     with pytest.raises(ProbeError, match="shipped: none"):
         shipped_probe_folder(name, 64)

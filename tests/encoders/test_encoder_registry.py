@@ -179,3 +179,33 @@ def test_an_option_that_an_encoder_does_not_know_is_named(plain: str) -> None:
 def test_names_that_would_read_as_variants_cannot_be_registered(name: str) -> None:
     with pytest.raises(EncoderError, match="is no name for an encoder"):
         register(name, **REGISTERED["plain"])
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("clay-v1.5@10m", "clay-v1.5"),
+        ("clay-v1.5:sentinel-2-l2a", "clay-v1.5"),
+        ("clay-v1.5:sentinel-2-l2a@10m", "clay-v1.5"),
+        ("clay-v1.5:sentinel-2-l2a@20m", "clay-v1.5@20m"),
+        ("clay-v1.5:naip@1.0m", "clay-v1.5:naip"),
+        ("clay-v1.5:naip@2m", "clay-v1.5:naip@2m"),
+        ("clay-v1.5@1m", "clay-v1.5@1m"),
+        ("prithvi-eo-2.0-300m@30m", "prithvi-eo-2.0-300m"),
+        ("satclip-vit16-l10:cosine@10m", "satclip-vit16-l10:cosine"),
+        ("satclip-vit16-l10:sentinel-2-l2a", "satclip-vit16-l10"),
+        ("compact-rgb:int8@10m", "compact-rgb:int8"),
+        ("compact-rgb:int8", "compact-rgb:int8"),
+        ("compact-burn@20m", "compact-burn@20m"),
+        ("presto@10m", "presto"),
+    ],
+)
+def test_one_way_of_feeding_has_one_name(said: str, meant: str) -> None:
+    assert get_card(said).name == meant
+    assert get_card(said) == get_card(meant)
+
+
+def test_every_listed_way_keeps_its_name() -> None:
+    for card in list_encoders():
+        for way in variants_of(card.name):
+            assert get_card(way.name) == way
