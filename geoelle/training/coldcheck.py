@@ -59,9 +59,7 @@ def quiet_chips(config: RunConfig, aoi: AOILike, catalog: str | Path) -> ChipBat
     scenes = group_scenes(load_records(found))
     usable = select_days(np.array([scene.day for scene in scenes]), sampled.quiet, sampled.exclude_dates)
     scenes = [scene for scene, quiet in zip(scenes, usable, strict=True) if quiet]
-    zones = zone_chips(
-        aoi_geometry(area), config.embed.chip_size_m, config.embed.stride_m, config.embed.tile_chips
-    )
+    zones = zone_chips(aoi_geometry(area), config.embed.chip_size_m, config.embed.stride_m, config.embed.tile_chips)
     if len(zones) != 1:
         raise SchemaError(f"The area lies in {len(zones)} UTM zones. Expected one. Give a smaller area.")
     ds, chips = _read(scenes, zones[0], config.embed)
