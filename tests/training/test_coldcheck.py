@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,17 @@ pytest.importorskip("torch")
 
 import geoelle
 from geoelle.config import CalibrateConfig, EmbedConfig, RunConfig, SearchConfig
+from geoelle.encoders.cards import read_card_file
+from geoelle.encoders.compact import CompactEncoder
 from geoelle.encoders.compact_model import CompactConfig
 from geoelle.errors import ProbeError, SchemaError
 from geoelle.records import ChipBatch
 from geoelle.simulate import Simulation
+from geoelle.store.probes import write_probe
 from geoelle.training.batches import Stock
 from geoelle.training.blends import blends_table, network_figures
 from geoelle.training.coldcheck import agreement, cold_start_figures, dates_held_out, quiet_chips
-from geoelle.training.coldstart import ship_cold_start
+from geoelle.training.coldstart import fit_cold_start, scene_chips
 from geoelle.training.cuts import batch_of
 from geoelle.training.export import export_compact
 from geoelle.training.loop import TrainedModel, TrainingConfig, train
@@ -95,8 +99,11 @@ def test_figures_of_a_shipped_probe(trained: TrainedModel, held: HeldOut, tmp_pa
     chips = _chips(12, 3)
     with pytest.raises(ProbeError, match="ship_cold_start"):
         cold_start_figures(tmp_path, chips)
-    few = replace(held, rgb=held.rgb.select(np.arange(0, len(held.rgb), 2)))
-    list(ship_cold_start(tmp_path, few, min_r=-1.0))
+    probe = fit_cold_start(CompactEncoder(tmp_path, threads=1), scene_chips(held, RGB, 32, 10), "A test.")
+    write_probe(tmp_path / "probe-rgb-32px-10m", *probe.to_arrays())
+    content = read_card_file(tmp_path / "card.json")
+    content["card"]["shipped_probes"] = ["probe-rgb-32px-10m"]
+    (tmp_path / "card.json").write_text(json.dumps(content), encoding="utf-8")
     # A chip without a single valid pixel has no loss.
     chips.valid[0], chips.pixels[0] = False, np.nan
     found = cold_start_figures(tmp_path, chips, 2)
@@ -130,11 +137,11 @@ def test_no_date_predicts_itself() -> None:
 def test_a_network_between_two_is_measured(trained: TrainedModel, held: HeldOut) -> None:
     chips = _chips(12, 3)
     chips.valid[0, 0, 0, 0] = False
-    rows = [{"share": share} | network_figures(trained, held, chips) for share in (0.0, 1.0)]
+    figures = network_figures(trained, held, chips)
+    rows = [{"share": share} | figures for share in (0.0, 1.0)]
     assert rows[0]["cold_start"]["n_chips"] == 35
     assert rows[0]["rgb"].keys() == {"64", "32"}
     assert rows[0]["sets"].keys() == {"compact-rgbn", "compact-burn", "compact-s2"}
-    assert rows[0] == rows[1] | {"share": 0.0}
     lines = blends_table(rows).splitlines()
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
