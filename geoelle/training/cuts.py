@@ -87,8 +87,13 @@ def cut(source: Source, bands: tuple[str, ...], size_px: int, gsd_m: int, stride
 
 def join(parts: list[HeldChips]) -> HeldChips:
     """Chips of one kind, one after the other."""
-    batches = [part.batch for part in parts]
-    batch = replace(
+    batch = join_batches([part.batch for part in parts])
+    return HeldChips(batch, np.concatenate([p.group for p in parts]), np.concatenate([p.fold for p in parts]))
+
+
+def join_batches(batches: list[ChipBatch]) -> ChipBatch:
+    """Batches of one kind, one after the other."""
+    return replace(
         batches[0],
         pixels=np.concatenate([b.pixels for b in batches]),
         valid=np.concatenate([b.valid for b in batches]),
@@ -96,4 +101,3 @@ def join(parts: list[HeldChips]) -> HeldChips:
         lonlat=np.concatenate([b.lonlat for b in batches]),
         chip_id=np.concatenate([b.chip_id for b in batches]),
     )
-    return HeldChips(batch, np.concatenate([p.group for p in parts]), np.concatenate([p.fold for p in parts]))

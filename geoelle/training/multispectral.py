@@ -48,9 +48,9 @@ def evaluate_set(trained: TrainedModel, name: str, chips: HeldChips) -> dict[str
     for title, features in predictors.items():
         # Predicted as its root, where a line fits better and nothing falls below zero; scored as the loss.
         predicted = np.maximum(out_of_fold(features, np.sqrt(loss), chips.fold, "classes"), 0.0) ** 2
-        scores[title] = {"r": _defined(correlation(predicted, loss))}
+        scores[title] = {"r": defined(correlation(predicted, loss))}
         if title.startswith("probe"):
-            scores[title]["partial_r"] = _defined(partial_r(predicted, loss, known))
+            scores[title]["partial_r"] = defined(partial_r(predicted, loss, known))
     return {
         "encoder": name,
         "chip_size_px": int(pixels.shape[-1]),
@@ -59,12 +59,12 @@ def evaluate_set(trained: TrainedModel, name: str, chips: HeldChips) -> dict[str
         "n_groups": len(np.unique(chips.group)),
         "mean_loss": round(float(loss.mean()), 4),
         "sd_loss": round(float(loss.std()), 4),
-        "ceiling": _defined(ceiling_of(losses, "loss")),
+        "ceiling": defined(ceiling_of(losses, "loss")),
         "scores": scores,
     }
 
 
-def _defined(value: float) -> float | None:
+def defined(value: float) -> float | None:
     """Rounded; None where it is not defined, as for a handful of chips."""
     return round(value, 4) if math.isfinite(value) else None
 

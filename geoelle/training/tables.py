@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from geoelle.training.evaluation import SizeReport
+from geoelle.errors import SchemaError
+from geoelle.training.evaluation import Score, SizeReport
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -56,3 +58,15 @@ def plain_figures(reports: tuple[SizeReport, ...], digits: int = 4) -> list[dict
         return value
 
     return [rounded(asdict(report)) for report in reports]
+
+
+def read_figures(figures: Sequence[Mapping[str, Any]]) -> tuple[SizeReport, ...]:
+    """The reports of `plain_figures` again; figures that are not defined stay None.
+
+    Raises:
+        SchemaError: If a field is missing or unknown.
+    """
+    try:
+        return tuple(SizeReport(**{**r, "scores": tuple(Score(**score) for score in r["scores"])}) for r in figures)
+    except (KeyError, TypeError) as error:
+        raise SchemaError(f"The figures on the card are not those of an evaluation ({error}). Evaluate anew.") from None
