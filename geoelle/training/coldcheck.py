@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geoelle.aoi import AOILike, aoi_geometry, read_aoi
+from geoelle.calibration import default_block_size_m
 from geoelle.catalog import group_scenes
 from geoelle.config import EmbedConfig, RunConfig
 from geoelle.days import select_days
@@ -63,7 +64,8 @@ def quiet_chips(config: RunConfig, aoi: AOILike, catalog: str | Path) -> ChipBat
     if len(zones) != 1:
         raise SchemaError(f"The area lies in {len(zones)} UTM zones. Expected one. Give a smaller area.")
     ds, chips = _read(scenes, zones[0], config.embed)
-    candidates = find_candidates(ds, (), (), sampled.block_size_m)
+    block_size_m = sampled.block_size_m or default_block_size_m(config.embed.chip_size_m)
+    candidates = find_candidates(ds, (), (), block_size_m)
     drawn = draw_sample(candidates, sampled.n)
     number = ds["number"].to_numpy()
     return chips.select(number[candidates.time[drawn], candidates.row[drawn], candidates.column[drawn]])

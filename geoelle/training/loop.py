@@ -83,6 +83,8 @@ class TrainedModel:
     """Images per source of training."""
     start: str | None = None
     """sha256 of the weights that it was started from."""
+    before: str = ""
+    """How those came about, where an earlier training made them."""
     blend: float = 1.0
     """Share of the training in the weights; the rest is what it began with."""
 
@@ -254,4 +256,5 @@ def train(
                 },
             )
     sha256 = start.sha256 if start is not None else None
-    return TrainedModel(model.cpu().eval(), stock.mean, stock.std, config, stock.counts, sha256)
+    before = start.training if isinstance(start, WholeStart) else ""
+    return TrainedModel(model.cpu().eval(), stock.mean, stock.std, config, stock.counts, sha256, before)

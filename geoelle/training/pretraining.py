@@ -179,6 +179,7 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
         f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}.{kept}{blend} Never seen: {len(held.rgb)} RGB "
         f"chips, {len(held.chips)} chips of all bands, the scenes "
         f"{', '.join(held.scenes.keys)}; the figures are theirs."
+        + (f" The weights it was started from: {trained.before}" if trained.before else "")
     )
 
 

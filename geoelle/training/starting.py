@@ -76,6 +76,8 @@ class WholeStart:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
+    training: str
+    """What their card says of how they came about."""
 
     def apply(self, model: CompactMAE, stock: Stock) -> None:
         """Set a network's weights.
@@ -155,7 +157,7 @@ def read_start(folder: str | Path) -> StartWeights | WholeStart:
     if card.bands == RGB and "embed.weight" in tensors:
         return StartWeights(tensors, card.mean, card.std, card.scale, card.weights_sha256)
     if card.bands == BANDS and "embed.bases" in tensors:
-        return WholeStart(tensors, card.mean, card.std, card.weights_sha256)
+        return WholeStart(tensors, card.mean, card.std, card.weights_sha256, card.training)
     raise WeightsError(
         f"{folder} holds no encoder of {RGB} (the first version) nor of all ten bands. Expected one of them."
     )
