@@ -47,7 +47,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plain-targets", action="store_true", help="do not standardise each patch's target")
     parser.add_argument("--start", type=Path, help="folder of earlier weights to start from")
-    parser.add_argument("--blend", type=float, default=1.0, help="share of the training in the weights kept")
     parser.add_argument("--keep", type=float, default=0.0, help="weight of staying with earlier weights on RGB")
     parser.add_argument("--keep-to", type=Path, help="folder of these weights (default: that of --start)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="its peak")
@@ -77,7 +76,6 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         resume=arguments.resume,
         held_out_per_class=arguments.held_out_per_class,
         start=arguments.start,
-        blend=arguments.blend,
         keep=arguments.keep,
         keep_to=arguments.keep_to,
         learning_rate=arguments.learning_rate,

@@ -15,16 +15,27 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from geoelle.encoders.cards import CARD_FILE, read_card, read_card_file
 from geoelle.encoders.compact_cards import BAND_SETS
+from geoelle.errors import ConfigError
 from geoelle.probe.measures import correlation
-from geoelle.records import ChipBatch
+from geoelle.records import ChipBatch, EncoderCard
 from geoelle.training.batches import Stock
 from geoelle.training.coldcheck import agreement, dates_held_out
 from geoelle.training.coldstart import scene_chips
-from geoelle.training.evaluation import ALPHAS, HOLDOUTS, Doubles, Measured, embed_and_lose, measure, out_of_fold
+from geoelle.training.evaluation import (
+    ALPHAS,
+    HOLDOUTS,
+    Doubles,
+    Measured,
+    embed_and_lose,
+    evaluate,
+    measure,
+    out_of_fold,
+)
 from geoelle.training.loop import TrainedModel
 from geoelle.training.multispectral import defined, evaluate_set, held_chips
-from geoelle.training.pretraining import load_exported
+from geoelle.training.pretraining import finish, load_exported
 from geoelle.training.sources import CLIP, RGB
 from geoelle.training.starting import blended, read_start, started
 from geoelle.training.stock import HeldOut
@@ -59,8 +70,41 @@ def blend_figures(
     normalised = replace(stock, mean=ended.mean, std=ended.std)
     begun = started(ended.model.config, seed, read_start(first), normalised)
     for share in shares:
-        network = replace(ended, model=blended(begun, ended.model, share), blend=share)
+        network = replace(ended, model=blended(begun, ended.model, share))
         yield {"share": share} | network_figures(network, held, quiet)
+
+
+def write_blend(
+    first: Path, last: Path, share: float, stock: Stock, held: HeldOut, out: Path, *, seed: int = 0
+) -> EncoderCard:
+    """Export a network between two, evaluated, with the figures of `first` beside its own on the card.
+
+    Args:
+        first: As of `blend_figures`, likewise the others.
+        last: A training.
+        share: Of the last, more than 0 and at most 1.
+        stock: What it was trained on.
+        held: Imagery that training never saw.
+        out: Folder to write to.
+        seed: Of the first training.
+
+    Raises:
+        ConfigError: If the share is out of range.
+        WeightsError: If weights are missing or damaged.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"The share is {share:g}. Expected more than 0 and at most 1.")
+    ended, card = load_exported(last), read_card(last / CARD_FILE)
+    begin = read_start(first)
+    begun = started(ended.model.config, seed, begin, replace(stock, mean=ended.mean, std=ended.std))
+    trained = replace(ended, model=blended(begun, ended.model, share), counts=stock.counts)
+    training = (
+        f"Weights are {1 - share:g} x those of {begin.sha256[:12]} + {share:g} x those of "
+        f"{card.weights_sha256[:12]}, parameter by parameter. The latter: {card.training}"
+    )
+    trainings = read_card_file(last / CARD_FILE)["figures"].get("trainings", ())
+    out.mkdir(parents=True, exist_ok=True)
+    return finish(trained, held, evaluate(trained, held.rgb), out, compare_with=first, told=(training, trainings))
 
 
 def network_figures(trained: TrainedModel, held: HeldOut, quiet: ChipBatch) -> dict[str, Any]:

@@ -83,10 +83,10 @@ class TrainedModel:
     """Images per source of training."""
     start: str | None = None
     """sha256 of the weights that it was started from."""
-    before: str = ""
-    """How those came about, where an earlier training made them."""
-    blend: float = 1.0
-    """Share of the training in the weights; the rest is what it began with."""
+    kept: str | None = None
+    """sha256 of the weights whose answers it kept."""
+    before: tuple[str, ...] = ()
+    """Trainings that those it was started from came from, first to last."""
 
 
 def pick_device() -> torch.device:
@@ -255,6 +255,8 @@ def train(
                     "done": step + 1,
                 },
             )
+    first = (keep or start) if config.keep else None
+    known = first.sha256 if first is not None else None
     sha256 = start.sha256 if start is not None else None
-    before = start.training if isinstance(start, WholeStart) else ""
-    return TrainedModel(model.cpu().eval(), stock.mean, stock.std, config, stock.counts, sha256, before)
+    before = start.trainings if isinstance(start, WholeStart) else ()
+    return TrainedModel(model.cpu().eval(), stock.mean, stock.std, config, stock.counts, sha256, known, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +30,7 @@ from geoelle.training.loop import (
 )
 from geoelle.training.multispectral import evaluate_multispectral
 from geoelle.training.sources import N_HELD_OUT_CHIPS, N_HELD_OUT_SCENES
-from geoelle.training.starting import blended, read_start, started
+from geoelle.training.starting import read_start
 from geoelle.training.stock import HeldOut, StockPaths, read_stock
 from geoelle.training.tables import plain_figures
 
@@ -56,8 +57,6 @@ class PretrainOptions:
     shape: CompactConfig = field(default_factory=CompactConfig)
     start: Path | None = None
     """Folder of the first version or of an earlier training, to start from its weights."""
-    blend: float = 1.0
-    """Share of the trained weights in those that are kept; the rest is what training began with."""
     keep: float = 0.0
     """Weight of staying with earlier weights on red, green and blue (`TrainingConfig.keep`)."""
     keep_to: Path | None = None
@@ -107,8 +106,6 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
     """
     if sum(length is not None for length in (options.steps, options.epochs, options.minutes)) > 1:
         raise ConfigError("The length of training was given twice. Expected one of steps, epochs, minutes. Drop one.")
-    if not 0 < options.blend <= 1:
-        raise ConfigError(f"blend is {options.blend}. Expected more than 0 and at most 1, the share of the training.")
     if options.keep < 0 or (options.keep and options.start is None):
         raise ConfigError(
             f"keep is {options.keep}, start is {options.start}. Expected keep of 0 or more, with a folder of weights "
@@ -144,9 +141,6 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
         on_step=on_step,
     )
     seconds = perf_counter() - clock
-    if options.blend != 1.0:
-        begun = started(options.shape, options.seed, first, stock)
-        trained = replace(trained, model=blended(begun, trained.model, options.blend), blend=options.blend)
     reports = evaluate(trained, held.rgb)
     card = finish(trained, held, reports, options.out, compare_with=options.compare_with)
     return Outcome(card, reports, seconds)
@@ -157,17 +151,10 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
     target = "patch targets standardised within each patch" if shape.norm_pix else "plain patch targets"
     counts = ", ".join(f"{count} {name}" for name, count in trained.counts.items())
     began = f"started from weights {trained.start[:12]}" if trained.start else "started from random weights"
-    share = trained.blend
     kept = (
-        f" On EuroSAT RGB at 10 m the target was not the loss but what the weights it was started from do "
-        f"there, at a weight of {config.keep:g} (learning without forgetting)."
-        if config.keep
-        else ""
-    )
-    blend = (
-        f" Weights are {1 - share:.1f} x those it was started from + {share:.1f} x those of the training, parameter by "
-        "parameter."
-        if share != 1.0
+        f" On EuroSAT RGB at 10 m the target was not the loss but what the weights {trained.kept[:12]} do there, at a "
+        f"weight of {config.keep:g} (learning without forgetting)."
+        if trained.kept
         else ""
     )
     return (
@@ -176,11 +163,19 @@ def _training_sentences(trained: TrainedModel, held: HeldOut) -> str:
         f"twice as many of 32 px, at 10 and 20 m, {RGB_SHARE:.0%} of them EuroSAT RGB, the others random sets of ten "
         f"bands; flips, quarter turns, zoom, gain, gamma, haze and noise. AdamW with a peak learning rate of "
         f"{config.learning_rate:g}, seed {config.seed}, {began}, on "
-        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}.{kept}{blend} Never seen: {len(held.rgb)} RGB "
+        f"{'a GPU' if pick_device().type == 'cuda' else 'the CPU'}.{kept} Never seen: {len(held.rgb)} RGB "
         f"chips, {len(held.chips)} chips of all bands, the scenes "
         f"{', '.join(held.scenes.keys)}; the figures are theirs."
-        + (f" The weights it was started from: {trained.before}" if trained.before else "")
+        + (f" Trainings before this one: {'; '.join(trained.before)}." if trained.before else "")
     )
+
+
+def _in_short(trained: TrainedModel) -> str:
+    """One training in a list of several."""
+    config = trained.training
+    began = f"from weights {trained.start[:12]}" if trained.start else "from random weights"
+    kept = f", kept at a weight of {config.keep:g}" if trained.kept else ""
+    return f"{config.steps} steps {began} at {config.learning_rate:g}, seed {config.seed}{kept}"
 
 
 def finish(
@@ -190,6 +185,7 @@ def finish(
     out: Path,
     *,
     compare_with: Path | None = None,
+    told: tuple[str, Sequence[str]] | None = None,
 ) -> EncoderCard:
     """Export a trained network with the pooling that its evaluation favours, figures on the card.
 
@@ -199,16 +195,19 @@ def finish(
         reports: Evaluation on the RGB chips of that.
         out: Folder to write to.
         compare_with: Folder of another run, whose figures go on the card as `other`.
+        told: How the weights came about, and their trainings in short, first to last; None tells of `trained`'s.
 
     Raises:
         WeightsError: If the other run's card cannot be read.
     """
+    training, trainings = told or (_training_sentences(trained, held), [*trained.before, _in_short(trained)])
     figures: dict[str, Any] = {
         "loss": loss_definition(trained.model.config),
         "held_out": len(held.rgb),
         "held_out_chips": list(held.chips.keys),
         "held_out_scenes": list(held.scenes.keys),
         "images": trained.counts,
+        "trainings": list(trainings),
         "pooling": best_pooling(reports),
         "partial_r_classes": round(added(reports), 4),
         "reports": plain_figures(reports),
@@ -217,7 +216,6 @@ def finish(
     if compare_with is not None:
         other = read_card_file(compare_with / CARD_FILE)["figures"]
         figures["other"] = {key: value for key, value in other.items() if key != "other"}
-    training = _training_sentences(trained, held)
     return export_compact(trained, out, name=NAME, pooling=best_pooling(reports), training=training, figures=figures)
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geoelle.encoders.cards import CARD_FILE, read_card
+from geoelle.encoders.cards import CARD_FILE, read_card, read_card_file
 from geoelle.encoders.compact_model import CompactConfig, CompactMAE
 from geoelle.encoders.compact_runtime import check_sha256
 from geoelle.encoders.compact_wavelength_model import BandWeights
@@ -76,8 +76,8 @@ class WholeStart:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
-    training: str
-    """What their card says of how they came about."""
+    trainings: tuple[str, ...] = ()
+    """Those that they came from, first to last, in a few words each."""
 
     def apply(self, model: CompactMAE, stock: Stock) -> None:
         """Set a network's weights.
@@ -156,8 +156,9 @@ def read_start(folder: str | Path) -> StartWeights | WholeStart:
     tensors = load_file(folder / card.weights)
     if card.bands == RGB and "embed.weight" in tensors:
         return StartWeights(tensors, card.mean, card.std, card.scale, card.weights_sha256)
+    trainings = read_card_file(folder / CARD_FILE).get("figures", {}).get("trainings", ())
     if card.bands == BANDS and "embed.bases" in tensors:
-        return WholeStart(tensors, card.mean, card.std, card.weights_sha256, card.training)
+        return WholeStart(tensors, card.mean, card.std, card.weights_sha256, tuple(trainings))
     raise WeightsError(
         f"{folder} holds no encoder of {RGB} (the first version) nor of all ten bands. Expected one of them."
     )

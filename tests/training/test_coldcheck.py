@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 pytest.importorskip("torch")
 
@@ -17,12 +18,12 @@ from geoelle.config import CalibrateConfig, EmbedConfig, RunConfig, SearchConfig
 from geoelle.encoders.cards import read_card_file
 from geoelle.encoders.compact import CompactEncoder
 from geoelle.encoders.compact_model import CompactConfig
-from geoelle.errors import ProbeError, SchemaError
+from geoelle.errors import ConfigError, ProbeError, SchemaError
 from geoelle.records import ChipBatch
 from geoelle.simulate import Simulation
 from geoelle.store.probes import write_probe
 from geoelle.training.batches import Stock
-from geoelle.training.blends import blends_table, network_figures
+from geoelle.training.blends import blends_table, network_figures, write_blend
 from geoelle.training.coldcheck import agreement, cold_start_figures, dates_held_out, quiet_chips
 from geoelle.training.coldstart import fit_cold_start, scene_chips
 from geoelle.training.cuts import batch_of
@@ -148,3 +149,21 @@ def test_a_network_between_two_is_measured(trained: TrainedModel, held: HeldOut)
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 0", "| 1"]
     for value in itertools.chain(*(row["rgb"]["32"].values() for row in rows)):
         assert f"{value:.3f}" in lines[2] or value == rows[0]["rgb"]["32"]["mean_loss"]
+
+
+def test_a_blend_is_exported_with_what_made_it(
+    trained: TrainedModel, stock: Stock, held: HeldOut, tmp_path: Path
+) -> None:
+    for name, steps in (("first", 1), ("last", 3)):
+        network = train(stock, TINY, TrainingConfig(steps=steps, batch=4))
+        export_compact(network, tmp_path / name, name="compact", pooling="mean", training=f"As {name}.", figures={})
+    first, last, out = (tmp_path / name for name in ("first", "last", "out"))
+    card = write_blend(first, last, 0.25, stock, held, out)
+    begun, ended, found = (load_file(folder / "model.safetensors") for folder in (first, last, out))
+    for name, value in found.items():
+        np.testing.assert_allclose(value, 0.75 * begun[name] + 0.25 * ended[name], rtol=1e-5, atol=1e-7)
+    assert card.training.startswith("Weights are 0.75 x those of ")
+    assert card.training.endswith("As last.")
+    assert read_card_file(out / "card.json")["figures"]["other"] == {}
+    with pytest.raises(ConfigError, match="share is 0"):
+        write_blend(first, last, 0, stock, held, out)
