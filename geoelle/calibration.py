@@ -128,7 +128,8 @@ def calibrate(
         exclude_dates: Dates to leave out.
         n: Chips to sample; all where there are fewer.
         masks: Mask draws per chip (K). An encoder whose loss draws no mask has one loss per chip, whatever K is.
-        block_size_m: Edge of a spatial block, EPSG:6933 metres; None: 2000, or two chips where these are larger.
+        block_size_m: Edge of a spatial block, EPSG:6933 metres; None: 2000, or four chips where these are
+            larger than 1 km.
         allow_few: Fit with fewer than 30 blocks.
         weights: File or folder of the encoder's checkpoint, the same that made the embeddings; None: where geoelle
             keeps it.
@@ -221,8 +222,14 @@ def calibrate(
 
 
 def default_block_size_m(chip_size_m: float) -> float:
-    """Edge of the spatial blocks where none is asked for, metres: 2000, or two chips of this edge if that is more."""
-    return max(DEFAULT_BLOCK_SIZE_M, _CHIPS_PER_BLOCK * chip_size_m)
+    """Edge of the spatial blocks where none is asked for, metres: 2000, or four chips where two would not fit in that.
+
+    Four, because a chip of one UTM metre is up to 2.5 wide in the metres of blocks at 70 degrees of latitude, and only
+    chips that lie wholly in a block are sampled.
+    """
+    if _CHIPS_PER_BLOCK * chip_size_m <= DEFAULT_BLOCK_SIZE_M:
+        return DEFAULT_BLOCK_SIZE_M
+    return 2 * _CHIPS_PER_BLOCK * chip_size_m
 
 
 def _digest_of_jobs(embeddings: StorePath) -> str:

@@ -101,7 +101,7 @@ class CalibrateConfig(_Section):
     n: int = Field(5000, ge=10, description="Chips to sample.")
     masks: int = Field(8, ge=1, le=64, description="Mask draws per chip (K); 1 only where the loss draws no mask.")
     block_size_m: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Edge of a spatial block, metres; none: 2000, or two chips where these are larger."
+        None, description="Edge of a spatial block, metres; none: 2000, or four chips over 1 km."
     )
     allow_few: bool = Field(False, description="Fit even with fewer than 30 independent blocks.")
 

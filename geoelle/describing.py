@@ -86,6 +86,8 @@ def card_of_store(encoder: Mapping[str, Any]) -> EncoderCard:
     card = get_card(str(encoder["name"]))
     return replace(
         card,
+        # As it was asked for then, which may be a longer name for the same: probes and digests hold it.
+        name=str(encoder["name"]),
         weights_sha256=str(encoder["weights_sha256"]),
         n_features=int(encoder["n_features"]),
         mask_ratio=float(encoder["mask_ratio"]),

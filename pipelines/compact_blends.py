@@ -1,7 +1,7 @@
 """Weights between the first version's and a training's: a thin call of geoelle.training.blends.
 
-python pipelines/compact_blends.py --data ../shared/data --first FIRST --last LAST --shares 0 0.3 0.5 0.7 1
-python pipelines/compact_blends.py --data ../shared/data --first FIRST --last LAST --write 0.6 --out runs/compact
+python pipelines/compact_blends.py --data ../shared/data --first FIRST --last LAST --shares 0 0.4 0.6 0.8 1
+python pipelines/compact_blends.py --data ../shared/data --first FIRST --last LAST --write 0.8 --out runs/compact
 
 FIRST is the folder of the first version's weights, LAST that of a training. The first line compares shares of the
 training: a line of JSON each, and the table at the end. The second one exports the weights of one share.

@@ -1,7 +1,7 @@
 """Train, evaluate and export the compact encoder: a thin call of geoelle.training.
 
     python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --minutes 30
-    python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --start weights/compact-rgb
+    python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --start runs/first
     python pipelines/pretrain_compact.py --data ../shared/data --out runs/compact --evaluate-only
 
 The folder --out then holds model.safetensors, the ONNX graphs (one of them with weights of 8 bits) and card.json; copy

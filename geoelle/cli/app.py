@@ -183,7 +183,7 @@ def calibrate(
     ] = 8,
     block_size_m: Annotated[
         float | None,
-        typer.Option(help="Edge of a spatial block, metres; default: 2000, or two chips where these are larger."),
+        typer.Option(help="Edge of a spatial block, metres; default: 2000, or four chips over 1 km."),
     ] = None,
     allow_few: Annotated[bool, typer.Option("--allow-few", help="Fit with fewer than 30 blocks.")] = False,
     weights: Weights = None,

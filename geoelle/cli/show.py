@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -261,12 +262,13 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
     from rich.table import Table
 
     from geoelle.encoders.checkpoints import weights_state
+    from geoelle.encoders.weights_cache import WEIGHTS
 
     # In a pipe nothing is cut: what reads it may want every word.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_PIPES)
     wide = console.width >= _WIDE
     table = Table(box=None, padding=(0, 1, 0, 0))
-    names = ("encoder", "sensor", "bands", "chip px", "gsd", "dim", "loss", "values", "licence", "weights")
+    names = ("encoder", "sensor", "bands", "px", "gsd", "dim", "loss", "values", "licence", "weights")
     for name in names if wide else (name for name in names if name not in _ONLY_WIDE):
         table.add_column(name, no_wrap=True, justify="right" if name in _RIGHT else "left")
     for card in cards:
@@ -274,6 +276,10 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
         chip = "-".join(str(px) for px in dict.fromkeys((sizes[0], sizes[-1])))
         values = f"{card.n_parameters / 1e6:.1f} M" if card.n_parameters else "–"
         weights = state.removeprefix("to download").partition(";")[0].strip() or "–"
+        if weights.startswith("not in"):  # with the folder behind it, which the note names
+            weights = "missing"
+        if card.non_commercial:
+            weights += " NC"
         cells = [
             card.name, card.sensor, str(len(card.bands)), chip, f"{card.gsd_m:g} m", str(card.n_features),
             card.loss_kind, values, _short(card.licence), weights,
@@ -282,7 +288,11 @@ def encoders(cards: Sequence[EncoderCard]) -> None:
             cells = [cell for name, cell in zip(names, cells, strict=True) if name not in _ONLY_WIDE]
         table.add_row(*cells)
     console.print(table)
-    note("weights: shipped, here, or the size of what is yet to be downloaded (–: not known).")
+    note(
+        "px: edge of a chip. weights: shipped, here, or the size of what is yet to be downloaded; NC: --accept-license."
+    )
+    if folder := os.environ.get(WEIGHTS):
+        note(f"{WEIGHTS} is {folder}: weights are looked for there and nowhere else.")
     if not wide:
         note(f"A terminal of {_WIDE} columns shows bands, values and licences too.")
     note("Other sensors, pixel sizes and all facts of one: geoelle encoders NAME (or --long for all of them).")

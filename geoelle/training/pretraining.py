@@ -111,6 +111,8 @@ def pretrain(options: PretrainOptions, on_step: OnStep | None = None) -> Outcome
             f"keep is {options.keep}, start is {options.start}. Expected keep of 0 or more, with a folder of weights "
             "to start from. Give start, or leave keep out."
         )
+    if options.keep_to is not None and not options.keep:
+        raise ConfigError(f"keep_to is {options.keep_to}, but keep is 0. Expected a weight. Give keep too.")
     stock, held = read_stock(
         options.data,
         held_out_per_class=options.held_out_per_class,

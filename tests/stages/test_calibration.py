@@ -200,8 +200,8 @@ def test_few_blocks_give_pairs_and_the_reason_but_no_probe(chain: Chain, tmp_pat
     assert (tmp_path / "probe" / "probe.json").is_file()
 
 
-@pytest.mark.parametrize(("chip_size_m", "expected"), [(320, 2000), (1000, 2000), (1280, 2560), (6720, 13440)])
-def test_blocks_are_two_chips_wide_where_nobody_says_how_large(chip_size_m: float, expected: float) -> None:
+@pytest.mark.parametrize(("chip_size_m", "expected"), [(320, 2000), (1000, 2000), (1280, 5120), (6720, 26880)])
+def test_blocks_hold_four_large_chips_where_nobody_says_how_large(chip_size_m: float, expected: float) -> None:
     assert calibration.default_block_size_m(chip_size_m) == expected
     assert CalibrateConfig().block_size_m is None
 
@@ -212,8 +212,8 @@ def test_chips_of_more_than_a_kilometre_need_no_option(chain: Chain, tmp_path: P
         chain.items, aoi=chain.scenes.aoi, out=store, encoder="compact-rgb@20m", chip_size_m=1280, stride_m=160
     )
     pairs = geoelle.calibrate(store, items=chain.items, out=tmp_path / "probe", n=10, masks=2)
-    assert pairs.attrs["geoelle:calibration"]["block_size_m"] == 2560
-    assert pairs["block"].str.startswith("b2560_").all()
+    assert pairs.attrs["geoelle:calibration"]["block_size_m"] == 5120
+    assert pairs["block"].str.startswith("b5120_").all()
     with pytest.raises(ConfigError, match="block_size_m is 2000 with chips of 1280 m"):  # asked for, so not mended
         geoelle.calibrate(store, items=chain.items, out=tmp_path / "probe", n=10, masks=2, block_size_m=2000)
 

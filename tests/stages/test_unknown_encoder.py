@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import geoelle
+from geoelle.describing import card_of_store, encoder_attrs
+from geoelle.encoders import get_card
 from geoelle.errors import EncoderError, NotFoundError, UnknownEncoderError
+from geoelle.grid import ChipGrid, GridExtent
 
 
 def test_embed_tells_of_the_name_before_the_items(tmp_path: Path) -> None:
@@ -30,3 +34,10 @@ def test_run_tells_of_the_name_before_the_catalog(tmp_path: Path) -> None:
     with pytest.raises(UnknownEncoderError, match=r"Did you mean prithvi-eo-2\.0"):
         geoelle.run(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_begun_under_a_longer_name_stays_readable() -> None:
+    card = replace(get_card("compact-rgb"), name="compact-rgb@10m")
+    extent = GridExtent(ChipGrid(32631, 320.0, 160.0), 8, range(4180, 4182), range(464, 467))
+    stored = encoder_attrs(card, extent)
+    assert encoder_attrs(card_of_store(stored), extent) == stored

@@ -20,9 +20,10 @@ from geoelle.training.cuts import cut  # noqa: E402
 from geoelle.training.export import export_compact  # noqa: E402
 from geoelle.training.keeping import Kept  # noqa: E402
 from geoelle.training.loop import StepReport, TrainedModel, TrainingConfig, learning_rate, train  # noqa: E402
+from geoelle.training.pretraining import PretrainOptions, pretrain  # noqa: E402
 from geoelle.training.sources import RGB  # noqa: E402
 from geoelle.training.starting import blended, started  # noqa: E402
-from geoelle.training.stock import HeldOut  # noqa: E402
+from geoelle.training.stock import HeldOut, StockPaths  # noqa: E402
 
 pytestmark = pytest.mark.models
 
@@ -91,6 +92,14 @@ def test_what_was_known_of_rgb_stays_while_other_bands_are_learnt(stock: Stock) 
         moved[keep] = _moved(stock, kept.model, first)
     assert moved[50.0] < 0.5 * moved[0.0]
     assert np.mean(losses[50.0][-8:]) < np.mean(losses[50.0][:8])
+
+
+def test_what_is_to_be_kept_needs_a_weight(tmp_path: Path) -> None:
+    data = StockPaths.under(tmp_path)
+    with pytest.raises(ConfigError, match="keep is 0"):
+        pretrain(PretrainOptions(data, tmp_path / "out", steps=1, keep_to=tmp_path))
+    with pytest.raises(ConfigError, match="start is None"):
+        pretrain(PretrainOptions(data, tmp_path / "out", steps=1, keep=1.0))
 
 
 def test_checkpoint_of_another_run_is_refused(stock: Stock, tmp_path: Path) -> None:
